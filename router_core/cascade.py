@@ -1,0 +1,322 @@
+"""The cascade: call a tier, judge its answer, serve it or escalate, and keep the whole trace.
+
+The way of a query is one generator, `walk`, that yields the tier to call and is sent its answer or its failure. The
+synchronous and asynchronous drivers and the framework integrations only carry answers to it.
+"""
+
+import inspect
+import math
+import time
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from router_core.errors import InputError, TierError
+from router_core.policy import CASCADE
+from router_core.router import Router, Start
+
+__all__ = ["Answer", "Attempt", "Cascade", "Route", "match_tiers", "walk"]
+
+OnFailure = Literal["reference", "next"]
+OnReferenceFailure = Literal["raise", "best"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a tier returned.
+
+    Attributes
+    ----------
+    text
+        The answer's text.
+    prompt_tokens, completion_tokens
+        Billed tokens, None when the tier does not say.
+    cost_usd
+        Its price in US dollars when the caller knows it better than the portfolio.
+    signals
+        Numbers that came with it (``mean_logprob``, ...).
+    covered
+        Empty, or why no certificate covers an answer of this kind (tool calls, structured output).
+    raw
+        Whatever the caller wants back.
+    """
+
+    text: str
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+    signals: Mapping[str, float] = field(default_factory=dict)
+    covered: str = ""
+    raw: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call of one tier; cost in US dollars, latency in milliseconds."""
+
+    tier: str
+    confidence: float | None
+    cost_usd: float
+    accepted: bool
+    reason: str
+    latency_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The whole trace of one query.
+
+    Attributes
+    ----------
+    tier
+        The tier whose answer is served.
+    answer
+        What it returned.
+    attempts
+        Every call, in order; each is paid for.
+    cost_usd
+        The sum over all attempts, US dollars.
+    task, scope, policy, bundle
+        Which promise was applied.
+    certificate
+        What was shown of it, or None with the reason.
+    reason
+        One sentence on why this tier.
+    """
+
+    tier: str
+    answer: Answer
+    attempts: tuple[Attempt, ...]
+    cost_usd: float
+    task: str | None
+    scope: str | None
+    policy: str
+    bundle: str
+    certificate: dict[str, Any] | None
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The route as plain JSON values, without the answer."""
+        return {
+            "tier": self.tier,
+            "attempts": [asdict(attempt) for attempt in self.attempts],
+            "cost_usd": self.cost_usd,
+            "task": self.task,
+            "scope": self.scope,
+            "policy": self.policy,
+            "bundle": self.bundle,
+            "certificate": self.certificate,
+            "reason": self.reason,
+        }
+
+
+def match_tiers(given: Mapping[str, Any], needed: tuple[str, ...]) -> None:
+    """Check that the given tiers are exactly the portfolio's.
+
+    Raises
+    ------
+    InputError
+        Listing both sides.
+    """
+    if set(given) != set(needed):
+        msg = f"tiers must be named {', '.join(needed)} (the bundle's portfolio); given were {', '.join(given) or 'none'}"
+        raise InputError(msg)
+
+
+def walk(  # noqa: C901, PLR0912 - one query read from top to bottom is clearer than its pieces
+    router: Router,
+    start: Start,
+    on_failure: OnFailure = "reference",
+    on_reference_failure: OnReferenceFailure = "raise",
+) -> Generator[str, Answer | Exception, Route]:
+    """Walk one query through the tiers.
+
+    Yields the name of the tier to call and expects its `Answer`, or the exception it raised, to be sent.
+
+    Parameters
+    ----------
+    router
+        A loaded router.
+    start
+        From `Router.start`.
+    on_failure
+        Where a query goes when a cheap tier fails or answers in a way calib did not have: the reference tier, which
+        keeps a joint certificate, or the next tier up, which voids it.
+    on_reference_failure
+        Raise `TierError`, or serve the best answer so far uncertified.
+
+    Returns
+    -------
+    Route
+
+    Raises
+    ------
+    TierError
+        When the reference tier fails and no answer may be served instead.
+    """
+    names, last = router.portfolio.names, len(router.portfolio.tiers) - 1
+    attempts: list[Attempt] = []
+    tried: dict[str, str] = {}
+    best: tuple[float, str, Answer] | None = None
+    void, reason, tier = "", start.reason, start.tier
+    while True:
+        began = time.perf_counter()
+        reply = yield names[tier]
+        elapsed = (time.perf_counter() - began) * 1e3
+        failed = ""
+        if isinstance(reply, Exception):
+            failed = f"{names[tier]} failed: {type(reply).__name__}"
+            cost = 0.0
+        else:
+            cost = router.price(names[tier], start.text, reply)
+            if not reply.text.strip() and not reply.covered:
+                failed = f"{names[tier]} returned nothing"
+        if tier == last:
+            if not failed and not isinstance(reply, Exception):
+                attempts.append(Attempt(names[tier], None, cost, True, reason, elapsed))
+                return _route(router, start, attempts, reply, reason, void)
+            attempts.append(Attempt(names[tier], None, cost, False, failed, elapsed))
+            if on_reference_failure == "best" and best is not None:
+                _, name, answer = best
+                reason = f"{failed}; best cheap answer served uncertified"
+                return _route(router, start, attempts, answer, reason, reason, name)
+            msg = f"the reference tier failed and no other answer may be served: {failed}"
+            raise TierError(msg) from (reply if isinstance(reply, Exception) else None)
+        if isinstance(reply, Exception) or failed or reply.covered:
+            why = failed or reply.covered  # type: ignore[union-attr]
+            attempts.append(Attempt(names[tier], None, cost, False, why, elapsed))
+            if on_failure == "next":
+                void = f"{why}; went one tier up"
+                tier = start.policy.following(tier) if start.policy is not None else last
+            else:
+                tier = last
+            reason = f"{why}; sent to {names[tier]}"
+            continue
+        accepted, confidence, why = router.accept(start, tier, reply.text, tried, reply.signals)
+        attempts.append(Attempt(names[tier], confidence, cost, accepted, why, elapsed))
+        if accepted:
+            return _route(router, start, attempts, reply, why, void)
+        tried[names[tier]] = reply.text
+        rank = -1.0 if confidence is None or math.isnan(confidence) else confidence
+        if best is None or rank > best[0]:
+            best = (rank, names[tier], reply)
+        reason = why
+        tier = start.policy.following(tier) if start.policy is not None else last
+
+
+def _route(
+    router: Router, start: Start, attempts: list[Attempt], answer: Answer, reason: str, void: str, tier: str | None = None
+) -> Route:
+    certificate = None if void else router.claim(start)
+    return Route(
+        tier or attempts[-1].tier,
+        answer,
+        tuple(attempts),
+        sum(attempt.cost_usd for attempt in attempts),
+        start.task,
+        start.scope,
+        start.policy_name,
+        router.bundle_id,
+        certificate,
+        reason,
+    )
+
+
+TierCall = Callable[[Any], Answer | str]
+AsyncTierCall = Callable[[Any], Awaitable[Answer | str]]
+
+
+class Cascade:
+    """A router with something to call behind every tier.
+
+    Parameters
+    ----------
+    router
+        A loaded router.
+    tiers
+        One callable per tier of the portfolio: query in, `Answer` or text out; plain or async.
+    policy
+        ``"cascade"`` or ``"route_only"``.
+    on_failure, on_reference_failure
+        See `walk`.
+
+    Raises
+    ------
+    InputError
+        When the names of the tiers are not the portfolio's.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        tiers: Mapping[str, TierCall | AsyncTierCall],
+        *,
+        policy: str = CASCADE,
+        on_failure: OnFailure = "reference",
+        on_reference_failure: OnReferenceFailure = "raise",
+    ) -> None:
+        match_tiers(tiers, router.portfolio.names)
+        self.router = router
+        self.tiers = dict(tiers)
+        self.policy = policy
+        self.on_failure: OnFailure = on_failure
+        self.on_reference_failure: OnReferenceFailure = on_reference_failure
+
+    def _walk(self, text: str, task: str | None) -> Generator[str, Answer | Exception, Route]:
+        start = self.router.start(text, task, self.policy)
+        return walk(self.router, start, self.on_failure, self.on_reference_failure)
+
+    def run(self, text: str, task: str | None = None, payload: Any = None) -> Route:
+        """Answer one query.
+
+        Parameters
+        ----------
+        text
+            What is routed.
+        task
+            ``"task"`` or ``"task/subtask"``; see `Router.start`.
+        payload
+            What the tiers are called with; the text itself when None.
+        """
+        steps = self._walk(text, task)
+        try:
+            tier = next(steps)
+            while True:
+                tier = steps.send(self._call(tier, text if payload is None else payload))
+        except StopIteration as stop:
+            route: Route = stop.value
+            return route
+
+    async def arun(self, text: str, task: str | None = None, payload: Any = None) -> Route:
+        """Answer one query without blocking the event loop while a tier answers."""
+        steps = self._walk(text, task)
+        try:
+            tier = next(steps)
+            while True:
+                tier = steps.send(await self._acall(tier, text if payload is None else payload))
+        except StopIteration as stop:
+            route: Route = stop.value
+            return route
+
+    def _call(self, tier: str, payload: Any) -> Answer | Exception:
+        try:
+            reply = self.tiers[tier](payload)
+        except Exception as error:  # noqa: BLE001 - whatever a tier raises is a failed attempt, kept with its reason
+            return error
+        if inspect.isawaitable(reply):
+            msg = f"tier {tier} is asynchronous; use arun()"
+            raise InputError(msg)
+        return _answer(reply)
+
+    async def _acall(self, tier: str, payload: Any) -> Answer | Exception:
+        try:
+            reply = self.tiers[tier](payload)
+            return _answer(await reply if inspect.isawaitable(reply) else reply)
+        except Exception as error:  # noqa: BLE001 - as in _call
+            return error
+
+
+def _answer(reply: Any) -> Answer:
+    if isinstance(reply, Answer):
+        return reply
+    return Answer(reply if isinstance(reply, str) else "")

@@ -1,0 +1,43 @@
+"""Every error RouteNLP raises on purpose.
+
+::
+
+    RouteNLPError
+    ├── InputError          records, portfolio or arguments are wrong; the command line exits 2
+    ├── BundleError         a bundle is changed, incomplete, newer than this reader, or not a bundle
+    ├── MissingExtraError   an optional install is needed; names it
+    └── TierError           a tier failed and no tier is left to answer
+"""
+
+__all__ = ["BundleError", "InputError", "MissingExtraError", "RouteNLPError", "TierError"]
+
+
+class RouteNLPError(Exception):
+    """Base of every error RouteNLP raises on purpose."""
+
+
+class InputError(RouteNLPError, ValueError):
+    """Records, a portfolio or arguments are wrong; says what, where, and what to do."""
+
+
+class BundleError(RouteNLPError, ValueError):
+    """A bundle is changed, incomplete, newer than this reader, or not a bundle."""
+
+
+class MissingExtraError(RouteNLPError, ImportError):
+    """An optional install is needed.
+
+    Parameters
+    ----------
+    extra
+        Name of the extra, as in ``pip install routenlp[extra]``.
+    purpose
+        What it is needed for, completing "... is needed to".
+    """
+
+    def __init__(self, extra: str, purpose: str) -> None:
+        super().__init__(f"routenlp[{extra}] is needed to {purpose}: pip install 'routenlp[{extra}]'")
+
+
+class TierError(RouteNLPError, RuntimeError):
+    """A tier failed and no tier is left to answer."""

@@ -1,0 +1,271 @@
+"""Scores of logged queries, and the policy paths that are worth considering over them.
+
+A path lays thresholds over a score; which score, which constant, which tiers and how early to give up on cheap
+tiers are the choices. All of them are tried on tune (or out-of-fold train) and compared by the cost that a
+certificate of the coming size is expected to permit. Source: METHOD.md 2.10, 2.11.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router_core.certificate import allowed_bad, minimum_n
+from router_core.conformal import acceptance_threshold
+from router_core.kernels import bad_served, sweep
+from router_core.policy import CASCADE, Ordering, Policy
+
+__all__ = ["Choice", "ScoreTable", "best_path", "choose_path", "coin_path", "confidence_paths", "expected_cost", "subsets", "tried_sets"]
+
+Floats = NDArray[np.float64]
+
+_STEPS = 150
+_OFFSETS = (0.01, 0.03, 0.1)
+_EARLY = (np.inf, 4.0, 2.0, 1.0)
+"""How much riskier than an acceptable answer a query may look before the cascade goes straight to the reference."""
+_DRAWS = 200
+_ALL_SUBSETS_UP_TO = 4
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """Everything a path may compare, for n queries under one view.
+
+    Attributes
+    ----------
+    risk
+        float64 [n, K-1], P(bad) before any answer.
+    saving, toss
+        float64 [n].
+    after
+        For each (tier, tried set): P(bad | evidence) and saving, float64 [2, n].
+    judged
+        Per cheap tier, whether its answers can be judged.
+    cost
+        float64 [n, K], US dollars.
+    bad
+        uint8 [n, K].
+    """
+
+    risk: Floats
+    saving: Floats
+    toss: Floats
+    after: dict[tuple[int, tuple[int, ...]], Floats]
+    judged: tuple[bool, ...]
+    cost: Floats
+    bad: NDArray[np.uint8]
+
+    def take(self, rows: NDArray[np.intp]) -> ScoreTable:
+        """The given rows."""
+        after = {key: value[:, rows] for key, value in self.after.items()}
+        return ScoreTable(
+            self.risk[rows], self.saving[rows], self.toss[rows], after, self.judged, self.cost[rows], self.bad[rows]
+        )
+
+    def scores(self, policy: Policy) -> tuple[Floats, Floats]:
+        """Start scores [n, K-1] and accept scores [n, K-1, K-1] of a policy, as `kernels.sweep` takes them."""
+        n, cheap = self.risk.shape
+        start = _order(policy.ordering, policy.offset, self.risk, self.saving[:, None], self.toss[:, None])
+        accept = np.repeat(start[:, None, :], cheap, axis=1)
+        if policy.name == CASCADE and policy.ordering != "coin":
+            called = policy.called
+            for first, last in itertools.combinations_with_replacement(range(len(called)), 2):
+                tier = called[last]
+                if self.judged[tier]:
+                    risk, saving = self.after[tier, called[first:last]]
+                    accept[:, called[first], tier] = _order(policy.ordering, policy.offset, risk, saving, self.toss)
+        return start, accept
+
+    def replay(self, policy: Policy) -> tuple[NDArray[np.int8], Floats]:
+        """Served tier [G, n] and cost [G, n] of every step of a path."""
+        return sweep(*self.scores(policy), policy.start, policy.accept, self.cost)
+
+
+def _order(ordering: Ordering, offset: float, risk: Floats, saving: Floats, toss: Floats) -> Floats:
+    """The same arithmetic as `Policy.score`, on arrays."""
+    if ordering == "coin":
+        return np.broadcast_to(1.0 - toss, np.broadcast_shapes(risk.shape, toss.shape)).copy()
+    if ordering == "confidence":
+        return np.asarray(1.0 - risk)
+    return np.asarray(-(risk + offset) / saving)
+
+
+def subsets(cheap: int) -> list[tuple[int, ...]]:
+    """Sets of cheap tiers a path may call; all of them up to four cheap tiers, else singles, pairs and the whole."""
+    sizes: Sequence[int] = range(1, cheap + 1) if cheap <= _ALL_SUBSETS_UP_TO else (1, 2, cheap)
+    return [found for size in sizes for found in itertools.combinations(range(cheap), size)]
+
+
+def tried_sets(cheap: int) -> dict[int, list[tuple[int, ...]]]:
+    """For each cheap tier, what may have been tried before it under any of `subsets`."""
+    found: dict[int, set[tuple[int, ...]]] = {tier: {()} for tier in range(cheap)}
+    for called in subsets(cheap):
+        for first, last in itertools.combinations(range(len(called)), 2):
+            found[called[last]].add(called[first:last])
+    return {tier: sorted(sets, key=lambda item: (len(item), item)) for tier, sets in found.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A chosen path, what it is expected to cost, and the runners-up for the report."""
+
+    policy: Policy
+    expected_cost: float
+    by_scale: dict[str, float]
+    step_cost: Floats
+
+
+def choose_path(table: ScoreTable, name: str, scope: str, n: int, alpha: float, delta: float, seed: int) -> Choice:
+    """Build every candidate path and take the one expected to be cheapest once certified.
+
+    Parameters
+    ----------
+    table
+        Scores on tune, or out-of-fold train.
+    name
+        ``"cascade"`` or ``"route_only"``.
+    scope
+        Scope the policy will serve.
+    n
+        Calibration items there will be (their number only).
+    alpha, delta
+        What will be certified.
+    seed
+        Seed of the redraws.
+    """
+    return best_path(table, _candidates(table, name, scope), n, alpha, delta, seed)
+
+
+def best_path(
+    table: ScoreTable, paths: Iterable[Policy], n: int, alpha: float, delta: float, seed: int
+) -> Choice:
+    """The path expected to be cheapest once certified; see `choose_path`."""
+    best: tuple[float, Policy, Floats] | None = None
+    by_scale: dict[str, float] = {}
+    for policy in paths:
+        served, cost = table.replay(policy)
+        steps = cost.mean(axis=1)
+        expected = expected_cost(bad_served(served, table.bad), steps, n, alpha, delta, seed)
+        by_scale[policy.scale] = min(expected, by_scale.get(policy.scale, np.inf))
+        if best is None or expected < best[0] - 1e-15:
+            best = (expected, policy, steps)
+    if best is None:
+        msg = "no path to choose from"
+        raise ValueError(msg)
+    return Choice(best[1], best[0], by_scale, best[2])
+
+
+def expected_cost(
+    bad: NDArray[np.uint8], step_cost: Floats, n: int, alpha: float, delta: float, seed: int
+) -> float:
+    """Mean cost of the step that a joint certificate on n fresh items would deploy, by redraws of these rows.
+
+    Parameters
+    ----------
+    bad
+        uint8 [G, rows], bad answers served at each step.
+    step_cost
+        float64 [G], mean cost of each step.
+    """
+    n = max(n, minimum_n(alpha, delta))
+    rows = bad.shape[1]
+    draws = np.random.default_rng(seed).multinomial(n, np.full(rows, 1.0 / rows), size=_DRAWS)
+    counts = draws.astype(np.float32) @ bad.T.astype(np.float32)
+    counts[:, 0] = -1.0
+    passed = np.logical_and.accumulate(counts <= allowed_bad(n, alpha, delta), axis=1)
+    passed[:, 0] = True
+    return float(np.where(passed, step_cost, np.inf).min(axis=1).mean())
+
+
+def _candidates(table: ScoreTable, name: str, scope: str) -> Iterator[Policy]:
+    cheap = table.risk.shape[1]
+    for called in subsets(cheap):
+        for ordering, offset in (("confidence", 0.0), *(("risk_per_dollar", c) for c in _OFFSETS)):
+            yield from _laid(table, name, scope, ordering, offset, called, by_p_value=False)  # type: ignore[arg-type]
+        if len(called) > 1:
+            # With one tier p-values are a monotone map of the confidence: the same path.
+            yield from _laid(table, name, scope, "confidence", 0.0, called, by_p_value=True)
+    for tier in range(cheap):
+        yield coin_path(name, scope, cheap, tier)
+
+
+def confidence_paths(table: ScoreTable, name: str, scope: str) -> Iterator[Policy]:
+    """Paths ordered by confidence alone, over every set of tiers: what a plain thresholded score can do."""
+    for called in subsets(table.risk.shape[1]):
+        yield from _laid(table, name, scope, "confidence", 0.0, called, by_p_value=False)
+
+
+def coin_path(name: str, scope: str, cheap: int, tier: int) -> Policy:
+    """Serve one cheap tier to a share of queries drawn by the hash of their text."""
+    start = np.full((_STEPS + 1, cheap), np.inf)
+    start[1:, tier] = 1.0 - np.linspace(0.0, 1.0, _STEPS + 1)[1:]
+    accept = np.full_like(start, np.inf)
+    accept[1:, tier] = -np.inf
+    return Policy(name, scope, "coin", 0.0, "coin", start, accept)
+
+
+def _laid(
+    table: ScoreTable, name: str, scope: str, ordering: Ordering, offset: float, called: tuple[int, ...], *, by_p_value: bool
+) -> Iterator[Policy]:
+    """Paths of one score and one set of tiers: thresholds at its quantiles, one path per early-exit factor."""
+    mask = np.full((1, table.risk.shape[1]), np.inf)
+    mask[0, list(called)] = 0.0
+    scale = "p_value" if by_p_value else ordering
+    probe = Policy(name, scope, ordering, offset, scale, mask, mask)
+    start_score, accept_score = table.scores(probe)
+    judged = name == CASCADE and any(table.judged[tier] for tier in called)
+    if judged:
+        starts = itertools.combinations_with_replacement(range(len(called)), 2)
+        pool = np.stack([accept_score[:, called[first], called[last]] for first, last in starts], axis=1)
+    else:
+        pool = start_score[:, list(called)]
+    if by_p_value:
+        levels = {tier: _p_value_levels(accept_score[:, called[0], tier], table.bad[:, tier]) for tier in called}
+    else:
+        levels = dict.fromkeys(called, _quantile_levels(pool))
+    for early in _EARLY if judged else (None,):
+        yield _thresholds(probe, called, levels, table.judged, early)
+
+
+def _thresholds(
+    probe: Policy, called: tuple[int, ...], levels: dict[int, Floats], judged: tuple[bool, ...], early: float | None
+) -> Policy:
+    """Lay the levels as thresholds; `early` None means that the start decides alone."""
+    start = np.full((_STEPS + 1, probe.start.shape[1]), np.inf)
+    accept = start.copy()
+    best = 1.0 if probe.ordering == "confidence" else 0.0
+    for tier in called:
+        mine = levels[tier]
+        if early is None:
+            start[1:, tier], accept[1:, tier] = mine, -np.inf
+            continue
+        accept[1:, tier] = mine if judged[tier] else -np.inf
+        # best - score is a risk; a query may look `early` times riskier than an answer that would be served.
+        # A tier that could not be served yet is not called.
+        allowed = -np.inf if np.isinf(early) else best - early * (best - mine)
+        start[1:, tier] = np.where(np.isposinf(mine), np.inf, allowed)
+    return replace(probe, start=start, accept=accept)
+
+
+def _quantile_levels(pool: Floats) -> Floats:
+    values = pool[np.isfinite(pool)]
+    if not len(values):
+        return np.full(_STEPS, np.inf)
+    return np.asarray(np.quantile(values, 1.0 - np.linspace(0.0, 1.0, _STEPS), method="higher"))
+
+
+def _p_value_levels(confidence: Floats, bad: NDArray[np.uint8]) -> Floats:
+    """Confidence thresholds that reject "bad" at rising conformal levels, from the bad answers among these."""
+    from router_core.fitting.conformal import fit_bad_p_values
+
+    known = np.isfinite(confidence)
+    bins = ["scope"] * int(known.sum())
+    fitted = fit_bad_p_values(bins, bins, confidence[known], bad[known], probes=8)
+    grid = np.linspace(0.0, 1.0, _STEPS + 1)[1:]
+    if not fitted.scores:
+        return np.full(_STEPS, np.inf)
+    return np.asarray([acceptance_threshold(fitted.thresholds(float(eps))["scope", "scope"]) for eps in grid])

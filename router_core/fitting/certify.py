@@ -1,0 +1,174 @@
+"""`certify()`: the one function that reads calib.
+
+It is handed a candidate whose every part is frozen, reads each scope's calibration rows once, for all policies and
+stored baselines together, and returns the certificates. Source: METHOD.md 2.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router_core.baselines import Baselines
+from router_core.certificate import PathResult, certify_path, minimum_n
+from router_core.claim import Certificate
+from router_core.fitting.candidates import ScoreTable
+from router_core.fitting.tables import Progress, evidence_of, score_table, views_of
+from router_core.kernels import bad_served
+from router_core.keys import ids_sha256
+from router_core.policy import Policy
+from router_core.records import Records
+from router_core.router import Scopes
+from router_core.scoring import Scorer
+
+__all__ = ["BASELINES", "Candidate", "baseline_table", "certify", "path_outcome", "scope_table"]
+
+BASELINES = ("coin", "isotonic", "knn")
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """Everything frozen before calib is read.
+
+    Attributes
+    ----------
+    scopes, scorer, baselines
+        What scores a query.
+    policies
+        Paths by (scope, name); names are ``"cascade"``, ``"route_only"`` and the baselines.
+    step_cost
+        Mean cost of each step on tune, by the same keys; orders certified steps.
+    alpha, delta, tolerance
+        What is to be shown.
+    """
+
+    scopes: Scopes
+    scorer: Scorer
+    baselines: Baselines
+    policies: Mapping[tuple[str, str], Policy]
+    step_cost: Mapping[tuple[str, str], NDArray[np.float64]]
+    alpha: float
+    delta: float
+    tolerance: float
+
+
+def scope_table(
+    candidate: Candidate,
+    records: Records,
+    rows: NDArray[np.intp],
+    scope: str,
+    bad: NDArray[np.uint8],
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.intp], ScoreTable | None]:
+    """The rows a scope serves and their scores; None when there are none."""
+    views = views_of(records, candidate.scopes, scope, rows)
+    mine = np.asarray([r for r, view in enumerate(views) if view is not None], np.intp)
+    if not len(mine):
+        return rows[mine], None
+    known = evidence_of(records, rows[mine], progress)
+    told = [view for view in views if view is not None]
+    return rows[mine], score_table(candidate.scorer, records, rows[mine], told, bad, known, progress)
+
+
+def baseline_table(
+    name: str, table: ScoreTable, baselines: Baselines, view: str, hidden: NDArray[np.float64]
+) -> ScoreTable:
+    """The same rows scored by a rival.
+
+    Parameters
+    ----------
+    name
+        ``"knn"``, ``"isotonic"`` or ``"coin"``.
+    view
+        Name of the models' view, for the isotonic map.
+    hidden
+        float64 [n, d], for kNN.
+    """
+    if name == "coin":
+        return table
+    if name == "isotonic":
+        risk = baselines.isotonic[view].risk(table.risk)
+    else:
+        risk = np.stack([baselines.neighbours.risk(vector) for vector in hidden])
+    unjudged = (False,) * table.risk.shape[1]
+    return ScoreTable(risk, table.saving, table.toss, {}, unjudged, table.cost, table.bad)
+
+
+def path_outcome(table: ScoreTable, path: Policy, step_cost: NDArray[np.float64], alpha: float, delta: float) -> PathResult:
+    """Walk one path over already drawn calibration rows: no grouping, no use count."""
+    served, _ = table.replay(path)
+    return certify_path(bad_served(served, table.bad), step_cost, alpha, delta)
+
+
+def certify(
+    candidate: Candidate,
+    records: Records,
+    calib: NDArray[np.intp],
+    uses: int,
+    progress: Progress | None = None,
+) -> dict[tuple[str, str], Certificate]:
+    """Certify the joint risk of every policy and stored baseline of a frozen candidate.
+
+    Parameters
+    ----------
+    candidate
+        Frozen parts.
+    records
+        Completed records.
+    calib
+        Row numbers, one per group.
+    uses
+        How many times these rows have been used to certify, this one included.
+
+    Returns
+    -------
+    dict
+        One certificate per (scope, policy name); each is a separate claim at its own delta.
+    """
+    bad = (records.quality[:, -1:] - records.quality > candidate.tolerance).astype(np.uint8)
+    least = minimum_n(candidate.alpha, candidate.delta)
+    shown: dict[tuple[str, str], Certificate] = {}
+    for view in candidate.scopes.views:
+        rows, table = scope_table(candidate, records, calib, view.scope, bad, progress)
+        ids = ids_sha256(records.query_id[i] for i in rows.tolist())
+        hidden = _hidden(candidate, records, rows)
+        for (scope, name), path in sorted(candidate.policies.items()):
+            if scope != view.scope:
+                continue
+            result = PathResult(0, 0, ())
+            if table is not None and len(rows) >= least:
+                mine = baseline_table(name, table, candidate.baselines, view.models, hidden) if name in BASELINES else table
+                result = path_outcome(mine, path, candidate.step_cost[scope, name], candidate.alpha, candidate.delta)
+            shown[scope, name] = Certificate(
+                scope=scope,
+                policy=name,
+                risk="joint",
+                alpha=candidate.alpha,
+                delta=candidate.delta,
+                n=len(rows),
+                bad=result.bad_count if result.step else 0,
+                certified=result.step > 0,
+                step=result.step,
+                lower_bound=None,
+                minimum_n=least,
+                calib_sha256=ids,
+                use_count=uses,
+                notes=_notes(candidate.scopes, scope),
+            )
+    return shown
+
+
+def _hidden(candidate: Candidate, records: Records, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    embed = candidate.scorer.encoder.embed
+    vectors = [embed(records.prompt[i]) for i in rows.tolist()]
+    return np.stack(vectors) if vectors else np.zeros((0, candidate.scorer.encoder.hidden_size))
+
+
+def _notes(scopes: Scopes, scope: str) -> tuple[str, ...]:
+    if scope == "*":
+        return (f"holds for the calibration mix of {len(scopes.subtasks)} tasks, not for each",)
+    subtasks = scopes.subtasks[scope.removesuffix("/*")]
+    return (f"holds for this mix of {len(subtasks)} subtasks, not for each",) if subtasks else ()

@@ -1,0 +1,267 @@
+"""The router: from a text and a task to the tier to start with, and from an answer to accept or escalate."""
+
+import math
+import threading
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from router_core.claim import Certificate
+from router_core.policy import CASCADE, ROUTE_ONLY, Policy
+from router_core.portfolio import Portfolio
+from router_core.scoring import Before, Scorer, View
+
+if TYPE_CHECKING:
+    from router_core.bundle import Bundle
+    from router_core.cascade import Answer
+
+__all__ = ["Decision", "Router", "Scopes", "Start"]
+
+_CHARACTERS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Scopes:
+    """Which task labels the router was calibrated on.
+
+    Attributes
+    ----------
+    subtasks
+        For each task, its subtasks; empty when its records have none.
+    """
+
+    subtasks: Mapping[str, tuple[str, ...]]
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """One example view per scope, labels left to fill in by `resolve`."""
+        found: list[View] = []
+        for task, subtasks in self.subtasks.items():
+            found.append(View(task, task, None))
+            if subtasks:
+                found.append(View(f"{task}/*", task, None))
+        if len(self.subtasks) > 1:
+            found.append(View("*", None, None))
+        return tuple(found)
+
+    def resolve(self, label: str | None) -> View | None:
+        """The view under which a query with this label is routed; None for a task never calibrated.
+
+        A missing or never-seen subtask uses ``"task/*"``; no label at all uses the only task, or ``"*"``.
+        """
+        if label is None:
+            if len(self.subtasks) > 1:
+                return View("*", None, None)
+            label = next(iter(self.subtasks))
+        task, _, subtask = label.partition("/")
+        if task not in self.subtasks:
+            return None
+        if not self.subtasks[task]:
+            return View(task, task, None)
+        if subtask in self.subtasks[task]:
+            return View(task, task, subtask)
+        return View(f"{task}/*", task, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where one query starts, and under which policy it goes on.
+
+    `policy` and `before` are None when no policy applies and the query goes to the reference tier.
+    """
+
+    text: str
+    task: str | None
+    scope: str | None
+    policy_name: str
+    tier: int
+    reason: str
+    policy: Policy | None
+    before: Before | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the router decides before anything is generated.
+
+    Attributes
+    ----------
+    tier
+        Name of the tier to call.
+    pass_probability
+        Per tier, the probability that its answer is not bad.
+    difficulty
+        Expected position of the cheapest passing tier, 0 (the cheapest) to 1 (only the reference).
+    scope, policy
+        Whose promise applies; the scope is None for a task never calibrated.
+    certificate
+        What was shown of the policy, None when nothing was.
+    reason
+        One sentence with the numbers that decided.
+    """
+
+    tier: str
+    pass_probability: dict[str, float]
+    difficulty: float
+    scope: str | None
+    policy: str
+    certificate: dict[str, Any] | None
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Router:
+    """A loaded bundle, ready to decide. Stateless but for the tasks it has warned about; safe across threads."""
+
+    bundle_id: str
+    portfolio: Portfolio
+    scopes: Scopes
+    scorer: Scorer
+    policies: Mapping[tuple[str, str], Policy]
+    certificates: Mapping[tuple[str, str], Certificate]
+    _warned: set[str] = field(default_factory=set, repr=False)
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Router":
+        """Load and verify a bundle.
+
+        Raises
+        ------
+        BundleError
+            When a file is changed, missing or extra, or the bundle is newer than this reader.
+        """
+        from router_core.bundle import Bundle
+
+        return cls.from_bundle(Bundle.load(path))
+
+    @classmethod
+    def from_bundle(cls, bundle: "Bundle") -> "Router":
+        """Make a router of a bundle in memory."""
+        return cls(
+            bundle.id, bundle.portfolio, bundle.scopes, bundle.scorer, bundle.policies, bundle.certificates
+        )
+
+    def start(self, text: str, task: str | None = None, policy: str = CASCADE) -> Start:
+        """Decide where a query starts.
+
+        Parameters
+        ----------
+        text
+            What is routed.
+        task
+            ``"task"``, ``"task/subtask"`` or None; see `Scopes.resolve`.
+        policy
+            ``"cascade"`` or ``"route_only"``.
+        """
+        last, reference = len(self.portfolio.tiers) - 1, self.portfolio.reference.name
+        view = self.scopes.resolve(task)
+        if view is None:
+            self._warn(str(task))
+            reason = f"task {task!r} was never calibrated; sent to {reference}"
+            return Start(text, task, None, policy, last, reason, None, None)
+        path = self.policies[view.scope, policy]
+        if path.step == 0:
+            reason = f"no certificate for scope {view.scope!r}; sent to {reference}"
+            return Start(text, task, view.scope, policy, last, reason, path, None)
+        before = self.scorer.before(text, view)
+        scores = [path.score(j.risk, j.saving, before.toss) for j in before.judgements]
+        tier = path.first(scores)
+        return Start(text, task, view.scope, policy, tier, self._why(path, scores, tier), path, before)
+
+    def decide(self, text: str, task: str | None = None, policy: str = ROUTE_ONLY) -> Decision:
+        """Decide which tier to call, with the reasons; see `start` for the parameters."""
+        start = self.start(text, task, policy)
+        before = start.before
+        if before is None:
+            view = self.scopes.resolve(task) or View("", None, None)
+            prediction = self.scorer.encoder.predict(text, view.task, view.subtask)
+        else:
+            prediction = before.prediction
+        return Decision(
+            self.portfolio.names[start.tier],
+            dict(zip(self.portfolio.names, prediction.pass_probability.tolist(), strict=True)),
+            float(prediction.difficulty),
+            start.scope,
+            policy,
+            self.claim(start),
+            start.reason,
+        )
+
+    def accept(
+        self, start: Start, tier: int, answer: str, tried: Mapping[str, str], signals: Mapping[str, float]
+    ) -> tuple[bool, float | None, str]:
+        """Accept an answer of a cheap tier, or escalate.
+
+        Returns
+        -------
+        tuple
+            Whether it is served, the confidence 1 - P(bad | evidence) (None when answers are not judged), and why.
+        """
+        name = self.portfolio.names[tier]
+        if start.policy is None or start.before is None:
+            return False, None, f"{name}: no policy applies; escalated"
+        if start.policy.name == ROUTE_ONLY or not self.scorer.judges(tier, start.before.view):
+            judged = start.before.judgements[tier]
+            shown = None
+        else:
+            judged = self.scorer.after(start.before, tier, answer, tried, signals)
+            shown = 1.0 - judged.risk
+            if math.isnan(judged.risk):
+                return False, shown, f"{name}: a signal the evidence model needs is missing; escalated"
+        score = start.policy.score(judged.risk, judged.saving, start.before.toss)
+        accepted = start.policy.accepts(tier, score)
+        threshold = float(start.policy.accept[start.policy.step, tier])
+        if math.isinf(threshold) and accepted:
+            return True, shown, f"{name}: decided before generating; served"
+        sign, verdict = (">=", "served") if accepted else ("<", "escalated")
+        risk = f"P(bad) {judged.risk:.3f}, " if shown is not None else ""
+        return accepted, shown, f"{name}: {risk}score {score:.4f} {sign} {threshold:.4f}; {verdict}"
+
+    def claim(self, start: Start) -> dict[str, Any] | None:
+        """What was shown of the policy a query started under, as plain values; None when nothing was."""
+        if start.scope is None:
+            return None
+        certificate = self.certificates[start.scope, start.policy_name]
+        if not certificate.certified:
+            return None
+        return {
+            key: getattr(certificate, key)
+            for key in ("scope", "policy", "risk", "alpha", "delta", "n", "bad", "lower_bound")
+        }
+
+    def price(self, tier: str, prompt: str, answer: "Answer") -> float:
+        """US dollars of one attempt: the caller's figure, else tokens at the portfolio's prices.
+
+        Tokens the tier does not report are estimated at four UTF-8 bytes each.
+        """
+        if answer.cost_usd is not None:
+            return answer.cost_usd
+        sent = _tokens(prompt) if answer.prompt_tokens is None else answer.prompt_tokens
+        received = _tokens(answer.text) if answer.completion_tokens is None else answer.completion_tokens
+        return self.portfolio.tiers[self.portfolio.index(tier)].price(sent, received)
+
+    def _why(self, path: Policy, scores: list[float], tier: int) -> str:
+        names = self.portfolio.names
+        if tier == len(scores):
+            return f"no cheap tier's score clears its start threshold; sent to {names[tier]}"
+        threshold = float(path.start[path.step, tier])
+        if math.isinf(threshold):
+            return f"the cascade starts at {names[tier]}"
+        return f"{names[tier]}: {path.ordering.replace('_', ' ')} {scores[tier]:.4f} >= {threshold:.4f}"
+
+    def _warn(self, task: str) -> None:
+        with self._lock:
+            if task in self._warned:
+                return
+            self._warned.add(task)
+        warnings.warn(
+            f"task {task!r} was never calibrated (known: {', '.join(self.scopes.subtasks)}); its queries go to the reference tier",
+            stacklevel=3,
+        )
+
+
+def _tokens(text: str) -> int:
+    return math.ceil(len(text.encode("utf-8", "surrogatepass")) / _CHARACTERS_PER_TOKEN)

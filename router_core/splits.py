@@ -1,0 +1,173 @@
+"""Splits, groups and straddlers: which queries may be learned from, tuned on, certified on and reported on.
+
+A ``split`` column is obeyed; without one the split follows from a hash of the group's key, so it never
+depends on what else is in the file (near-duplicates apart) nor on the order of rows. Groups stay on one side:
+made splits put whole groups in one split, and of a supplied split the straddling rows are taken out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from router_core.errors import InputError
+from router_core.groups import hash_key, merge_near_duplicates, normalise, unit_interval
+from router_core.records import SPLITS, Records
+from router_core.selection import DropReport, complete
+
+__all__ = ["Prepared", "hash_key", "hash_split", "normalise", "prepare", "unit_interval"]
+
+Indices = npt.NDArray[np.intp]
+
+_SPLIT_SALT = "routenlp-v1"
+_TUNE_SALT = "routenlp-tune-v1"
+_TUNE_SHARE = 0.2
+_MIN_TRAIN_FOR_TUNE = 2000
+# A group that touches several splits stays in the last of these; its rows in earlier ones go. So nothing
+# learned from bears on calib or test, and nothing certified on bears on test.
+_RANK = {"train": 0, "tune": 1, "calib": 2, "test": 3, "audit": 3}
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Records with their splits settled.
+
+    Parameters
+    ----------
+    records
+        Without straddlers; `split` and `group` filled in.
+    train, tune, calib_all, test, audit
+        Row numbers, ascending; together every row once. `tune` is taken out of `train` and may be empty.
+    calib
+        One row per group of `calib_all`, the one whose query_id has the smallest SHA-256. Only these certify.
+    group_id
+        Per row the number of its group, shape [n].
+    straddlers
+        Rows taken out per split because their group also stands in a later split.
+    supplied
+        Whether the splits come from a ``split`` column.
+    """
+
+    records: Records
+    train: Indices
+    tune: Indices
+    calib: Indices
+    calib_all: Indices
+    test: Indices
+    audit: Indices
+    group_id: Indices
+    straddlers: Mapping[str, int]
+    supplied: bool
+
+    def complete(self, tiers: Sequence[str]) -> tuple[Prepared, DropReport]:
+        """Keep the same splits for `tiers`, less the queries that lack an answer (`records.complete`)."""
+        records, report = complete(self.records, tiers)
+        required = [name for name in ("train", "calib", "test") if name in self.records.split]
+        return _indexed(records, self.straddlers, self.supplied, required), report
+
+    def __str__(self) -> str:
+        counts = ", ".join(
+            f"{name} {len(getattr(self, name))}" for name in ("train", "tune", "calib", "test")
+        )
+        gone = sum(self.straddlers.values())
+        repeats = len(self.calib_all) - len(self.calib)
+        return f"{counts} ({repeats} repeats in calib set aside, {gone} straddlers taken out)"
+
+
+def hash_split(key: str) -> str:
+    """Return the split of a key: train below .6, calib below .8, else test."""
+    u = unit_interval(_SPLIT_SALT, key)
+    return "train" if u < 0.6 else "calib" if u < 0.8 else "test"
+
+
+def prepare(records: Records, *, require: Sequence[str] = ("train", "calib", "test")) -> Prepared:
+    """Settle the splits of `records`, group near-duplicates, and take out straddlers.
+
+    Parameters
+    ----------
+    records
+        As read; a ``split`` column decides for all queries or for none.
+    require
+        Splits that must not be empty.
+
+    Raises
+    ------
+    InputError
+        For an unknown split, a split given for some queries only, or an empty required split.
+    """
+    keys = [group or hash_key(prompt) for group, prompt in zip(records.group, records.prompt, strict=True)]
+    supplied = any(records.split)
+    if supplied:
+        for query, split in zip(records.query_id, records.split, strict=True):
+            if split not in SPLITS:
+                what = f"unknown split {split!r}" if split else "no split, though others have one"
+                raise InputError(f"{records.source}: query {query!r} has {what}; use {', '.join(SPLITS)}")
+        splits = list(records.split)
+    else:
+        splits = [hash_split(normalise(key)) for key in keys]
+    learned = np.array([split in ("train", "tune") for split in splits], dtype=bool)
+    groups = merge_near_duplicates(records.prompt, keys, records.task, learned)
+    straddlers: dict[str, int] = {}
+    kept = list(range(len(records)))
+    if supplied:
+        last: dict[str, int] = {}
+        for group, split in zip(groups, splits, strict=True):
+            last[group] = max(last.get(group, 0), _RANK[split])
+        kept = [i for i in kept if _RANK[splits[i]] == last[groups[i]]]
+        gone = Counter(splits[i] for i in set(range(len(records))) - set(kept))
+        straddlers = {split: gone[split] for split in SPLITS if gone[split]}
+    else:
+        splits = [hash_split(normalise(group)) for group in groups]
+    trained = sum(splits[i] == "train" for i in kept)
+    if "tune" not in splits and trained >= _MIN_TRAIN_FOR_TUNE:
+        for i in kept:
+            if splits[i] == "train" and unit_interval(_TUNE_SALT, normalise(groups[i])) < _TUNE_SHARE:
+                splits[i] = "tune"
+    settled = replace(records, split=splits, group=groups)
+    if len(kept) < len(records):
+        settled = settled.take(kept)
+    return _indexed(settled, straddlers, supplied, require)
+
+
+def _indexed(
+    records: Records, straddlers: Mapping[str, int], supplied: bool, require: Sequence[str]
+) -> Prepared:
+    rows: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for i, split in enumerate(records.split):
+        rows[split].append(i)
+    for split in require:
+        if not rows[split]:
+            why = (
+                "the split column names no query for it"
+                if supplied
+                else f"{len(records)} queries are too few"
+            )
+            raise InputError(f"{records.source}: split {split!r} is empty; {why}")
+    numbers: dict[str, int] = {}
+    group_id = np.array([numbers.setdefault(group, len(numbers)) for group in records.group], dtype=np.intp)
+    chosen: dict[int, tuple[bytes, int]] = {}
+    for i in rows["calib"]:
+        mine = (hashlib.sha256(records.query_id[i].encode()).digest(), i)
+        group = int(group_id[i])
+        chosen[group] = min(chosen.get(group, mine), mine)
+
+    def index(values: Sequence[int]) -> Indices:
+        return np.array(sorted(values), dtype=np.intp)
+
+    return Prepared(
+        records=records,
+        train=index(rows["train"]),
+        tune=index(rows["tune"]),
+        calib=index([i for _, i in chosen.values()]),
+        calib_all=index(rows["calib"]),
+        test=index(rows["test"]),
+        audit=index(rows["audit"]),
+        group_id=group_id,
+        straddlers=straddlers,
+        supplied=supplied,
+    )
