@@ -112,8 +112,7 @@ def clopper_pearson(k: int, n: int, level: float) -> tuple[float, float]:
 
 
 def crc_allowed(n: int, alpha: float) -> int:
-    """Largest number of bad answers that conformal risk control permits: ``k + 1 <= alpha (n + 1)``, -1 for
-    none.
+    """Largest bad count that conformal risk control permits: ``k + 1 <= alpha (n + 1)``; -1 for none.
 
     It bounds the mean of the risk over calibration sets, not the risk of the policy at hand
     (Angelopoulos et al., Conformal Risk Control, arXiv 2208.02814).
@@ -133,8 +132,7 @@ def joint_p_values(bad_counts: ArrayLike, n: int, alpha: float) -> NDArray[np.fl
 
 
 def fixed_sequence(p_values: ArrayLike, delta: float) -> int:
-    """How many hypotheses are rejected in the given order before the first with ``p > delta`` (NaN stops
-    too).
+    """How many hypotheses are rejected, in the given order, before the first with ``p > delta`` or NaN.
 
     The order must not depend on the data behind the p-values. The probability that any true hypothesis is
     rejected is then at most delta.

@@ -17,8 +17,8 @@ __all__ = ["Certificate", "check_levels"]
 _CLAIMS = {
     "joint": (
         "with probability at least {confidence} over the draw of the calibration items, at most {alpha} of "
-        "all queries receive a cheap answer that is bad (joint risk: a tier before the reference served, and the "
-        "records' metric puts its answer below the reference tier's by more than the tolerance)"
+        "all queries receive a cheap answer that is bad (joint risk: a tier before the reference served, and "
+        "the records' metric puts its answer below the reference tier's by more than the tolerance)"
     )
 }
 _VOID = (

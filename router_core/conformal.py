@@ -19,6 +19,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, TypeVar
 
 import numpy as np
@@ -54,15 +55,15 @@ def p_value(sorted_cal: Sequence[float] | NDArray[np.float64], a: float) -> floa
         ``(#{sorted_cal >= a} + 1) / (q + 1)``, bit for bit what crepes gives with ``smoothing=False``.
     """
     # crepes counts no calibration score as >= NaN, which would make an unknown score the least "bad" of all.
-    if a != a:
+    score = float(a)
+    if isnan(score):
         return 1.0
     q = len(sorted_cal)
-    return (q - bisect_left(sorted_cal, a) + 1) / (q + 1)
+    return (q - bisect_left(sorted_cal, score) + 1) / (q + 1)
 
 
 def thresholds(sorted_cal: Sequence[float] | NDArray[np.float64], eps: ArrayLike) -> NDArray[np.float64]:
-    """Thresholds ``thr`` of one bin with ``p(a) > eps  <=>  a <= thr`` for every float64 ``a``, ties
-    included.
+    """Thresholds ``thr`` of one bin with ``p(a) > eps  <=>  a <= thr`` for finite ``a``, ties included.
 
     Parameters
     ----------
@@ -210,11 +211,11 @@ class BadPValues:
         return values, offsets
 
     def to_json(self) -> dict[str, Any]:
-        """The bins and their sizes, ``{"bins": [[task, tier, q], ...]}``; the scores are in `to_arrays`."""
+        """Give bins and sizes, ``{"bins": [[task, tier, q], ...]}``; the scores are in `to_arrays`."""
         return {"bins": [[task, tier, len(values)] for (task, tier), values in self.scores.items()]}
 
     def to_arrays(self) -> dict[str, NDArray[np.float64]]:
-        """The scores as arrays for an npz file without objects."""
+        """Give the scores as arrays for an npz file without objects."""
         return {"bad_scores": self.pack()[0]}
 
     @classmethod

@@ -62,8 +62,8 @@ def row_costs(
                 "(and assumed_completion_tokens where completion_tokens are missing)"
             )
         raise InputError(
-            f"{rows.source}: no row has a cost_usd and the portfolio ({_listed(portfolio.names)}) prices none "
-            f"of the models ({_listed(names)}); give their prices, and assumed_completion_tokens"
+            f"{rows.source}: no row has a cost_usd and the portfolio ({_listed(portfolio.names)}) prices "
+            f"none of the models ({_listed(names)}); give their prices, and assumed_completion_tokens"
         )
     return cost, "assumed" if assumed else "computed" if computed else basis
 

@@ -220,7 +220,7 @@ def _p_values_loop(
             out[i, j] = (end - low + 1) / (end - offsets[b] + 1)
 
 
-def _sweep_numpy(
+def _sweep_numpy(  # noqa: PLR0917  one signature with the compiled twin, which takes no keywords
     start_score: Floats,
     accept_score: Floats,
     start_thr: Floats,
@@ -249,7 +249,7 @@ def _sweep_numpy(
         total[g, waiting] += cost[waiting, reference]
 
 
-def _sweep_loop(
+def _sweep_loop(  # noqa: PLR0917  numba's compiled functions take no keywords
     start_score: Floats,
     accept_score: Floats,
     start_thr: Floats,
@@ -285,7 +285,7 @@ def _jit(loop: Callable[..., None], signature: Any) -> Callable[..., None]:
     """Compile for one signature now, from the disk cache where one can be written."""
     import numba
 
-    options = {"nogil": True, "fastmath": False, "parallel": False, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "fastmath": False, "parallel": False, "error_model": "numpy"}
     try:
         return numba.njit(signature, cache=True, **options)(loop)  # type: ignore[no-any-return]
     except RuntimeError:
@@ -295,7 +295,7 @@ def _jit(loop: Callable[..., None], signature: Any) -> Callable[..., None]:
 
 @cache
 def _compiled_p_values() -> Callable[..., None]:
-    """The compiled p-value kernel."""
+    """Compile the p-value kernel once."""
     from numba import types
 
     floats1, ints1 = (types.Array(t, 1, "C", readonly=True) for t in (types.float64, types.int64))
@@ -306,7 +306,7 @@ def _compiled_p_values() -> Callable[..., None]:
 
 @cache
 def _compiled_sweep() -> Callable[..., None]:
-    """The compiled path sweep."""
+    """Compile the path sweep once."""
     from numba import types
 
     floats2, floats3 = (types.Array(types.float64, d, "C", readonly=True) for d in (2, 3))

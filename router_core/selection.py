@@ -131,7 +131,7 @@ def complete(records: Records, tiers: Sequence[str]) -> tuple[Records, DropRepor
         if count > _MAX_DROPPED * total[split] or gone.all():
             raise InputError(
                 f"{records.source}: {count} of {total[split]} queries of split {split!r} lack the quality or "
-                f"cost of a tier, more than 5 % (most often {worst!r}); leave that tier out or complete its records"
+                f"cost of a tier, more than 5 % (most often {worst!r}); leave it out or complete its records"
             )
     report = DropReport(total, dropped, lacking)
     return (chosen.take(np.flatnonzero(~gone)) if gone.any() else chosen), report

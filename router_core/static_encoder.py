@@ -117,8 +117,7 @@ class StaticEncoder:
         if task is None:
             return 0
         rows = self._label_row
-        row: int = rows.get((task, subtask or ""), rows.get((task, ""), 0))
-        return row
+        return rows.get((task, subtask or ""), rows.get((task, ""), 0))
 
     def predict(self, text: str, task: str | None, subtask: str | None) -> Prediction:
         """Predict for one query; a task or subtask that is None or was never seen counts as masked."""

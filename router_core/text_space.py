@@ -79,7 +79,7 @@ class TextSpace:
         self.topics = topics
         self.center = center
         self.scale = scale
-        self.hidden_size = topics.shape[1] + _SKETCH
+        self.hidden_size: int = topics.shape[1] + _SKETCH
         self._topics = topics.astype(np.float64)
         self._inverse = 1.0 / scale
 

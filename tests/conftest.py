@@ -9,7 +9,7 @@ import pytest
 
 
 def shared_data() -> Path | None:
-    """Return the folder of shared data files, or None where there is none (``ROUTENLP_SHARED`` overrides it)."""
+    """Return the folder of shared data, or None where there is none (``ROUTENLP_SHARED`` overrides it)."""
     default = Path(__file__).resolve().parents[1] / "../shared"
     folder = Path(os.environ.get("ROUTENLP_SHARED", default)).resolve() / "data"
     return folder if folder.is_dir() else None

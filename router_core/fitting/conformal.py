@@ -66,7 +66,7 @@ def fit_bad_p_values(
             f"Conformal fit needs columns of one length; task has {len(task)}, tier {len(tier)}, "
             f"score {len(scores)}, bad {len(is_bad)}."
         )
-    rows = np.flatnonzero(is_bad)
+    rows = np.flatnonzero(is_bad).tolist()
     if np.isnan(scores[rows]).any():
         raise InputError(
             "The score of a bad answer is NaN; drop answers without a score before the conformal fit."

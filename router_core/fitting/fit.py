@@ -131,6 +131,7 @@ def fit(
         "tolerance": settings.tolerance,
         "seed": settings.seed,
         "risk": "joint",
+        "train_means": _train_means(prepared, candidate.scopes),
         "step_cost": {"|".join(key): cost.tolist() for key, cost in sorted(candidate.step_cost.items())},
     }
     frozen = candidate_parts(priced, candidate.scopes, candidate.scorer, candidate.policies, told, candidate.baselines.parts())
@@ -193,6 +194,17 @@ def _keys(prepared: Prepared, out: Path | None) -> KeyLedger:
 
 def _calib_keys(prepared: Prepared) -> NDArray[np.uint64]:
     return np.unique(hash_keys([prepared.records.group[i] for i in prepared.calib_all.tolist()]))
+
+
+def _train_means(prepared: Prepared, scopes: Scopes) -> dict[str, list[list[float]]]:
+    """Mean quality and cost per tier on train, for each scope and overall."""
+    records, rows = prepared.records, np.union1d(prepared.train, prepared.tune)
+    found = {}
+    for scope in ("overall", *(view.scope for view in scopes.views)):
+        task = scope.removesuffix("/*")
+        mine = [i for i in rows.tolist() if scope in ("overall", "*") or records.task[i] == task]
+        found[scope] = np.stack([records.quality[mine].mean(axis=0), records.cost[mine].mean(axis=0)], axis=1).tolist()
+    return found
 
 
 class _Fit:

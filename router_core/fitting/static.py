@@ -184,7 +184,7 @@ class StaticTrainer:
 
 
 def _shrunk(rows: NDArray[np.intp], target: Float, toward: Float, strength: float) -> Float:
-    """Return group means ``[groups, m]``, each with ``strength`` pseudo-observations of its row of ``toward``."""
+    """Return group means ``[groups, m]``, each with ``strength`` pseudo-observations of ``toward``."""
     count = np.bincount(rows, minlength=len(toward)).astype(np.float64)[:, None]
     total = np.zeros_like(toward)
     np.add.at(total, rows, target)
@@ -211,9 +211,11 @@ def _labels(examples: Examples) -> tuple[list[tuple[str, str]], list[NDArray[np.
 
 
 def _folds(texts: list[str], rng: np.random.Generator) -> NDArray[np.intp]:
-    """Fold of every query; equal texts share one."""
+    """Fold of every query; equal texts share one, unless there are too few different texts."""
     first: dict[str, int] = {}
     group = np.array([first.setdefault(text, len(first)) for text in texts])
+    if len(first) < 2 * _FOLDS:
+        return np.asarray(rng.permutation(len(texts)) % _FOLDS, dtype=np.intp)
     return np.asarray((rng.permutation(len(first)) % _FOLDS)[group], dtype=np.intp)
 
 

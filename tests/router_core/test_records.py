@@ -36,7 +36,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def rows(**changes: Any) -> list[dict[str, Any]]:
-    """The good rows with row 3 (the fourth) changed."""
+    """Return the good rows with row 3 (the fourth) changed."""
     copy = [dict(row) for row in ROWS]
     copy[3] |= changes
     return copy
@@ -104,7 +104,9 @@ def test_several_files_are_put_together(tmp_path) -> None:
 
 def test_rows_in_any_order_give_the_same_table(tmp_path) -> None:
     """Only the order of queries and models follows the rows."""
-    turned = read_records(write(tmp_path / "r.jsonl", ROWS[::-1])).for_models(["small", "large"]).take([2, 1, 0])
+    turned = (
+        read_records(write(tmp_path / "r.jsonl", ROWS[::-1])).for_models(["small", "large"]).take([2, 1, 0])
+    )
     straight = read_records(write(tmp_path / "s.jsonl", ROWS))
     assert turned.query_id == straight.query_id
     assert turned.response == straight.response
@@ -115,7 +117,9 @@ def test_null_quality_is_a_missing_answer_not_an_error(tmp_path) -> None:
     """A null is kept as nan in every form, for `complete` to drop and count."""
     for name in FORMS:
         records = read_records(write(tmp_path / name, rows(quality=None)))
-        np.testing.assert_array_equal(np.isnan(records.quality), [[False, False], [False, True], [False, False]])
+        np.testing.assert_array_equal(
+            np.isnan(records.quality), [[False, False], [False, True], [False, False]]
+        )
 
 
 def test_a_signal_that_is_not_finite_is_missing(tmp_path) -> None:
@@ -186,7 +190,10 @@ def test_extra_columns_are_left_alone(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ([row for row in ROWS if row["model"] == "small"], "at least two models are needed, found only 'small'"),
+        (
+            [row for row in ROWS if row["model"] == "small"],
+            "at least two models are needed, found only 'small'",
+        ),
         ([row | {"split": "dev"} for row in ROWS], "row 1: column 'split' is 'dev'; it must be one of train"),
         ([row | {"task": "*"} for row in ROWS], r"row 1: task '\*' is reserved"),
         ([row | {"task": "a/*"} for row in ROWS], r"row 1: task 'a/\*' is reserved"),
@@ -285,7 +292,7 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch) -> None:
 
 def test_strange_text_is_kept_as_it_is(tmp_path) -> None:
     """Emoji, right-to-left text, NUL, line breaks and long fields survive every form."""
-    prompt = "\u05e9\u05dc\u05d5\u05dd \U0001f600 \x00 a,\"b\"\r\nc " + "x" * 200_000
+    prompt = '\u05e9\u05dc\u05d5\u05dd \U0001f600 \x00 a,"b"\r\nc ' + "x" * 200_000
     data = [row | {"prompt": prompt, "query_id": "q"} for row in ROWS[:2]]
     for name in FORMS:
         assert read_records(write(tmp_path / name, data)).prompt == [prompt]
@@ -300,7 +307,7 @@ PRICES = Portfolio(
 
 
 def without(*names: str) -> list[dict[str, Any]]:
-    """The good rows without some columns."""
+    """Return the good rows without some columns."""
     return [{k: v for k, v in row.items() if k not in names} for row in ROWS]
 
 
@@ -323,7 +330,7 @@ def test_costs_from_recorded_tokens_equal_tier_price(tmp_path) -> None:
 
 
 def test_costs_from_assumed_lengths_say_so(tmp_path) -> None:
-    """Without counts the prompt is a quarter of its bytes, the answer as long as assumed; the basis is assumed."""
+    """Without counts the prompt is a quarter of its bytes and the answer as long as assumed."""
     data = without("cost_usd", "prompt_tokens", "completion_tokens")
     records = read_records(write(tmp_path / "r.jsonl", data), PRICES)
     p = -(-len("What is 0 plus 0?") // 4)
@@ -353,7 +360,7 @@ def test_free_output_and_calls_need_no_assumption(tmp_path) -> None:
 
 
 def grid(quality: list[list[float]], cost: list[list[float]], split: list[str] | None = None) -> Records:
-    """Records with these numbers; models a, b, c, ..."""
+    """Make records with these numbers; models a, b, c, ..."""
     n, m = len(quality), len(quality[0])
     ids = [f"q{i}" for i in range(n)]
     empty = np.full((n, m), np.nan)
@@ -457,7 +464,9 @@ def test_more_than_five_per_cent_of_a_split_is_an_error() -> None:
     quality = [[0.1, 0.9] for _ in range(40)]
     quality[0][1] = quality[1][1] = nan
     cost = [[1.0, 2.0]] * 40
-    with pytest.raises(InputError, match=r"2 of 20 queries of split 'train' .* more than 5 % \(most often 'b'\)"):
+    with pytest.raises(
+        InputError, match=r"2 of 20 queries of split 'train' .* more than 5 % \(most often 'b'\)"
+    ):
         complete(grid(quality, cost, ["train"] * 20 + ["test"] * 20), ["a", "b"])
     assert complete(grid(quality, cost, ["train"] * 40), ["a", "b"])[1].count == 2
     with pytest.raises(InputError, match="3 of 3 queries"):
@@ -490,7 +499,7 @@ SHARED = {
 
 @pytest.mark.parametrize("name", SHARED)
 def test_shared_files_are_read_whole_and_fast(shared, name: str) -> None:
-    """Every routing file with costs gives its published size in under two seconds, and default tiers that complete."""
+    """Every routing file with costs gives its published size in two seconds, and tiers that complete."""
     path = shared / "routing" / f"{name}.parquet"
     pytest.importorskip("pyarrow.parquet")
     begin = time.process_time()
@@ -507,7 +516,7 @@ def test_shared_files_are_read_whole_and_fast(shared, name: str) -> None:
 
 
 def test_shared_file_without_costs_needs_assumed_lengths(shared) -> None:
-    """llmrouter_mix alone is refused; with assumed lengths it reads, says assumed, and takes under two seconds."""
+    """Alone llmrouter_mix is refused; with assumed lengths it reads fast and says so."""
     from dataclasses import replace
 
     path = shared / "routing" / "llmrouter_mix.parquet"
@@ -526,6 +535,6 @@ def test_shared_file_without_costs_needs_assumed_lengths(shared) -> None:
 
 
 def test_shared_file_with_two_prompts_for_one_query_is_refused(shared) -> None:
-    """legal_lexglue_gpt35 asks its two models in different words, which no router could have seen as one query."""
+    """The two models of legal_lexglue_gpt35 are asked in different words, which is not one query."""
     with pytest.raises(InputError, match="row 2: column 'prompt' differs from"):
         read_records(shared / "routing" / "legal_lexglue_gpt35.parquet")

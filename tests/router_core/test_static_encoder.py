@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import time
@@ -81,7 +82,7 @@ def test_round_trip_changes_no_bit(text: str, task: str, subtask: str) -> None:
 
 @cache
 def reloaded() -> Encoder:
-    """The encoder after a round trip."""
+    """Load the encoder from its parts."""
     return load_encoder(encoder().parts())
 
 
@@ -162,10 +163,8 @@ def test_every_cut_or_byte_flip_is_refused_or_harmless() -> None:
     assert refused >= 70
 
 
-def test_objects_in_the_arrays_are_refused(tmp_path: object) -> None:
+def test_objects_in_the_arrays_are_refused() -> None:
     """A pickled array is never loaded."""
-    import io
-
     buffer = io.BytesIO()
     np.savez(buffer, buckets=np.array([{"a": 1}], dtype=object))
     with pytest.raises(BundleError, match=r"encoder\.npz is malformed"):

@@ -55,7 +55,7 @@ def test_features_are_a_function_of_the_text(text: str) -> None:
 @given(st.lists(st.from_regex(r"[a-zA-Z0-9]{1,12}", fullmatch=True), min_size=1, max_size=30))
 @settings(max_examples=200, deadline=None)
 def test_a_word_hashes_the_same_wherever_it_stands(words: list[str]) -> None:
-    """The prefix-sum hash of a word in a sentence equals the hash of the word alone (a plain loop as oracle)."""
+    """The prefix-sum hash of a word in a sentence equals the hash of the word alone."""
     together = text_features(" ".join(words)).word_hash
     alone = [int(text_features(word).word_hash[0]) for word in words]
     assert together.tolist() == alone
@@ -81,7 +81,7 @@ def test_case_width_and_kind_of_space_do_not_change_the_hashes() -> None:
     """Full-width letters, capitals and tabs hash like their plain forms."""
     plain = text_features("hello big world")
     assert np.array_equal(text_features("HELLO\tBig\nworld").words, plain.words)
-    assert np.array_equal(text_features("ＨＥＬＬＯ big world").words, plain.words)
+    assert np.array_equal(text_features("\uff28\uff25\uff2c\uff2c\uff2f big world").words, plain.words)
     assert np.array_equal(text_features("ÉCOLE").words, text_features("école").words)
 
 

@@ -1,1 +1,1 @@
-"""Statistical guarantees, each with a mutant: the broken rule run through the same check, which must fail it."""
+"""Statistical guarantees, each with a mutant: the broken rule, which must fail the same check."""

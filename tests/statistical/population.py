@@ -1,8 +1,9 @@
 """The reference population: a score, a probability of being bad given the score, and exact risks.
 
 A query has an uncertainty ``u ~ Beta(1.2, 2.0)`` (score = -u); its cheap answer is bad with probability
-``floor + height * sigmoid(slope (u - centre))``. Accepting ``u <= thr`` has a joint risk that is known by numerical
-integration, so a test compares the risk of a deployed policy with alpha and carries no test-set noise.
+``floor + height * sigmoid(slope (u - centre))``. Accepting ``u <= thr`` has a joint risk that is known by
+numerical integration, so a test compares the risk of a deployed policy with alpha and carries no test-set
+noise.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Population:
         return np.asarray((density * self.bad_probability(u)) @ _WEIGHTS * top / 2.0)
 
     def path(self, steps: int = 100) -> Floats:
-        """Thresholds [steps] that accept 1/steps, 2/steps, ... of all queries: fixed without calibration data."""
+        """Thresholds [steps] that accept 1/steps, 2/steps, ... of all queries, fixed without calib."""
         return np.asarray(beta.ppf(np.arange(1, steps + 1) / steps, *_SHAPE))
 
 
@@ -80,7 +81,8 @@ def path_bad_counts(u: Floats, bad: NDArray[np.bool_], thr: Floats) -> NDArray[n
     Returns
     -------
     numpy.ndarray
-        int64 [R, G + 1]; column 0 (everything to the reference) is 0, column g counts bad items with u <= thr[g-1].
+        int64 [R, G + 1]; column 0 (everything to the reference) is 0, column g counts bad items with u <=
+        thr[g-1].
     """
     draws, steps = len(u), len(thr)
     first = np.searchsorted(thr, u, side="left") + 1

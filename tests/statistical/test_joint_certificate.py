@@ -30,8 +30,8 @@ TABLE = {
 
 
 def last_allowed(counts: NDArray[np.int64], allowed: int) -> NDArray[np.intp]:
-    """Last step of each draw whose bad count, non-decreasing along the path, is within `allowed`; 0 if none."""
-    return (counts[:, 1:] <= allowed).sum(axis=1)
+    """Last step of each draw whose bad count (non-decreasing) is within `allowed`; 0 if none."""
+    return np.asarray((counts[:, 1:] <= allowed).sum(axis=1))
 
 
 def true_risk(step: NDArray[np.intp], thr: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -40,7 +40,7 @@ def true_risk(step: NDArray[np.intp], thr: NDArray[np.float64]) -> NDArray[np.fl
 
 
 def test_p1_quantile_of_correct_items() -> None:
-    """P1: the (1 - alpha) quantile over correct items gives a joint risk near .14, and fails on every draw."""
+    """P1: the (1 - alpha) quantile over correct items has a joint risk near .14 and fails on every draw."""
     n, thr = 500, REFERENCE.path()
     u, bad = REFERENCE.draw(np.random.default_rng(101), DRAWS, n)
 
@@ -62,7 +62,7 @@ def matches_table(crc: Callable[[int, float], int], exact: Callable[[int, float,
 
 
 def test_p2_allowed_counts() -> None:
-    """P2: allowed counts are exact at every table entry; level-as-index, off-by-one and a missing +1 are caught."""
+    """P2: allowed counts are exact; level used as index, off-by-one and a missing +1 are caught."""
     assert matches_table(crc_allowed, allowed_bad)
     for n in TABLE:
         for delta in (0.10, 0.05):
@@ -77,7 +77,7 @@ def test_p2_allowed_counts() -> None:
 
 
 def test_p2_missing_plus_one_in_expectation() -> None:
-    """P2: with n = 20 CRC keeps the mean joint risk under alpha over 20,000 draws; without its +1 it does not."""
+    """P2: at n = 20 CRC keeps the mean joint risk under alpha; without its +1 it does not."""
     draws, n, thr = 20_000, 20, REFERENCE.path(400)
     rng = np.random.default_rng(102)
     counts = path_bad_counts(*REFERENCE.draw(rng, draws, n), thr)
@@ -92,7 +92,7 @@ def test_p2_missing_plus_one_in_expectation() -> None:
 
 
 def test_p7_per_deployment_not_on_average() -> None:
-    """P7: P(joint risk > alpha) <= delta over 2,000 calibration sets; CRC, right on average, exceeds alpha half the time."""
+    """P7: P(joint risk > alpha) <= delta over calibration sets; CRC, right on average, fails it."""
     thr = REFERENCE.path(500)
     for n, seed in ((100, 103), (500, 104)):
         counts = path_bad_counts(*REFERENCE.draw(np.random.default_rng(seed), DRAWS, n), thr)
@@ -105,7 +105,7 @@ def test_p7_per_deployment_not_on_average() -> None:
 
 
 def test_p7_through_the_production_chain() -> None:
-    """P7: sweep, bad lookup and certify_path together, choosing by tune cost, keep the promise; CRC in its place fails."""
+    """P7: sweep, bad lookup and certify_path together keep the promise; CRC in its place fails."""
     n, steps, draws = 300, 60, 1000
     thr = REFERENCE.path(steps)
     risk = np.concatenate(([0.0], REFERENCE.joint_risk(thr)))

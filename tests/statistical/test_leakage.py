@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import ndtri
@@ -26,21 +26,20 @@ Rows = Sequence[tuple[str, str]]
 
 
 def refuses(train: Rows, calib: Rows, *, groups: bool = True) -> bool:
-    """Whether the disjointness check refuses (id, group) rows; without `groups` it is the broken, id-only check."""
+    """Whether the check refuses (id, group) rows; without `groups` it is the broken, id-only check."""
     hashed = [
         hash_keys([f"id|{i}" for i, _ in rows] + [f"group|{g}" for _, g in rows if groups])
         for rows in (train, calib)
     ]
     try:
         check_disjoint(train=hashed[0], calib=hashed[1])
-    except InputError as error:
-        assert "train and calib share" in str(error)
+    except InputError:
         return True
     return False
 
 
 def test_p11a_hash_disjointness() -> None:
-    """P11a: a shared id or a shared near-duplicate group is refused; a check of ids alone misses the group."""
+    """P11a: a shared id or near-duplicate group is refused; a check of ids alone misses the group."""
     train = [("q1", "g1"), ("q2", "g2"), ("q3", "g2")]
     assert not refuses(train, [("q4", "g4")])
     assert refuses(train, [("q4", "g4"), ("q2", "g5")])
@@ -49,6 +48,7 @@ def test_p11a_hash_disjointness() -> None:
     assert not refuses(train, paraphrase, groups=False), "the mutant must miss what the check finds"
 
 
+@settings(deadline=None)
 @given(
     st.sets(st.text(max_size=8), max_size=12),
     st.sets(st.text(max_size=8), max_size=12),
@@ -65,9 +65,9 @@ def test_p11a_refuses_exactly_the_intersections(train: set[str], calib: set[str]
 def noise_counts(rng: np.random.Generator, draws: int, n: int, *, reuse: bool) -> NDArray[np.int64]:
     """Bad counts [draws, 101] of a path over a least-squares score of 40 features that know nothing of "bad".
 
-    Step g accepts the g % of queries with the lowest predicted badness, by the known distribution of the score. The
-    true joint risk of step g is therefore ``base * g / 100``, whatever the weights. With `reuse` the weights are fitted
-    on the calib rows themselves.
+    Step g accepts the g % of queries with the lowest predicted badness, by the known distribution of the
+    score. The true joint risk of step g is therefore ``base * g / 100``, whatever the weights. With `reuse`
+    the weights are fitted on the calib rows themselves.
     """
     base, counts = REFERENCE.joint_risk(1.0), []
     for _ in range(0, draws, 250):
@@ -82,7 +82,7 @@ def noise_counts(rng: np.random.Generator, draws: int, n: int, *, reuse: bool) -
 
 
 def test_p11b_noise_score_reused() -> None:
-    """P11b: a 40-feature noise score fitted on calib breaks the certificate; the same score fitted elsewhere keeps it."""
+    """P11b: a 40-feature noise score fitted on calib breaks the certificate; fitted elsewhere it holds."""
     draws, n = 2000, 200
     risk = REFERENCE.joint_risk(1.0) * np.arange(101) / 100
     fresh = noise_counts(np.random.default_rng(301), draws, n, reuse=False)
@@ -101,9 +101,10 @@ Fit = Callable[[int, NDArray[np.float64], NDArray[np.bool_]], NDArray[np.float64
 
 
 def scale_thresholds(u: NDArray[np.float64], bad: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Thresholds on u per level and task, [levels, tasks], of the conformal scale fitted on rows [tasks, items].
+    """Thresholds on u, [levels, tasks], of the conformal scale fitted on rows [tasks, items].
 
-    The nonconformity to "bad" is ``-u``; a level accepts where p <= level, that is ``-u >= acceptance threshold``.
+    The nonconformity to "bad" is ``-u``; a level accepts where p <= level, that is ``-u >= acceptance
+    threshold``.
     """
     columns = [thresholds(np.sort(-u[t][bad[t]]), LEVELS) for t in range(len(u))]
     return -np.array([[acceptance_threshold(thr) for thr in column] for column in columns]).T
@@ -112,8 +113,8 @@ def scale_thresholds(u: NDArray[np.float64], bad: NDArray[np.bool_]) -> NDArray[
 def scale_violations(draws: int, *, on_calib: bool) -> tuple[int, float, float]:
     """Violations, mean true risk and mean risk seen on calib, of a path over the conformal scale.
 
-    The scope is ``*``: one certificate for a mixture of 20 equally frequent tasks, n = 500, so 25 calib items and about
-    6 bad ones a task. The scale is Mondrian by task, so each level sets 20 thresholds at once.
+    The scope is ``*``: one certificate for a mixture of 20 equally frequent tasks, n = 500, so 25 calib items
+    and about 6 bad ones a task. The scale is Mondrian by task, so each level sets 20 thresholds at once.
     """
     n = TASKS * PER_TASK
     rng = np.random.default_rng(303)
@@ -134,12 +135,13 @@ def scale_violations(draws: int, *, on_calib: bool) -> tuple[int, float, float]:
 def test_conformal_scale_must_not_be_fitted_on_calib() -> None:
     """A path over crepes p-values holds when crepes saw other rows, and fails when it was fitted on calib.
 
-    Why this set-up: with one bin the scale is a monotone function of one score, the path is the same set of thresholds
-    whoever fitted it, and nothing shows. With Mondrian bins the path through the thresholds of all bins is shaped by
-    the rows the scale was fitted on. Fitted on calib, every level puts each bin's threshold just under that bin's own
-    j-th most confident *bad calib item*: the count k seen by the test is then fixed by the bin sizes and is no longer
-    Binomial, while the true miss rate of each bin is j / (bad + 1) with j - 1 items seen. These single items add up
-    over the bins that accept anything: the risk is up to (k + bins) / n while the test sees k / n.
+    Why this set-up: with one bin the scale is a monotone function of one score, the path is the same set of
+    thresholds whoever fitted it, and nothing shows. With Mondrian bins the path through the thresholds of all
+    bins is shaped by the rows the scale was fitted on. Fitted on calib, every level puts each bin's threshold
+    just under that bin's own j-th most confident *bad calib item*: the count k seen by the test is then fixed
+    by the bin sizes and is no longer Binomial, while the true miss rate of each bin is j / (bad + 1) with j -
+    1 items seen. These single items add up over the bins that accept anything: the risk is up to (k + bins) /
+    n while the test sees k / n.
     """
     draws = 500
     fresh, fresh_risk, fresh_seen = scale_violations(draws, on_calib=False)
@@ -166,7 +168,7 @@ def test_scale_thresholds_are_those_of_crepes() -> None:
 
 
 def test_miss_rate_of_the_scale() -> None:
-    """Accepting at p <= eps lets at most eps of bad answers through on average; p without its +1 lets more."""
+    """Accepting at p <= eps lets through at most eps of bad answers on average; without its +1, more."""
     draws, size = 20_000, 30
     rng = np.random.default_rng(306)
     grid = np.linspace(0.0, 1.0, 20_001)

@@ -1,4 +1,4 @@
-"""P5, P6: many steps cost nothing only when the order is fixed beforehand and the first failure ends the walk."""
+"""P5, P6: many steps are free only when their order is fixed beforehand and a failure ends the walk."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ def order_from_calib(bad: NDArray[np.uint8]) -> tuple[int, ...]:
 def unsafe_draws(rule: Rule) -> int:
     """Draws in which `rule` certifies anything on a path where every step is unsafe.
 
-    Step g accepts the window ``u in [g/50, g/50 + .2) mod 1`` of a uniform score with P(bad | u) = .2525 throughout, so
-    that each step has joint risk .0505: just above alpha, and the steps err in different places.
+    Step g accepts the window ``u in [g/50, g/50 + .2) mod 1`` of a uniform score with P(bad | u) = .2525
+    throughout, so that each step has joint risk .0505: just above alpha, and the steps err in different
+    places.
     """
     steps, n = 50, 500
     rng = np.random.default_rng(201)
@@ -60,13 +61,13 @@ def unsafe_draws(rule: Rule) -> int:
 
 
 def test_p5_every_step_unsafe() -> None:
-    """P5: with every step at joint risk .0505 the fixed sequence certifies at most delta of draws, a scan far more."""
+    """P5: with every step unsafe the fixed sequence certifies in at most delta of draws, a scan far more."""
     assert holds("P5 fixed sequence", unsafe_draws(production), DRAWS, DELTA)
     assert not holds("P5 uncorrected scan", unsafe_draws(every_small_p), DRAWS, DELTA)
 
 
 def test_p5_flat_selective_risk() -> None:
-    """P5: flat P(bad | u) = .0505, exact p-values of the selective risk: fixed sequence holds, the scan does not."""
+    """P5: flat P(bad | u) = .0505, selective p-values: the fixed sequence holds, the scan does not."""
     from scipy.stats import binom
 
     n, steps = 500, 50
@@ -98,7 +99,7 @@ def is_fixed_prefix(rule: Rule) -> bool:
 
 
 def test_p6_order_and_stop() -> None:
-    """P6: steps are tested in path order and the walk ends at the first failure; both broken rules are told apart."""
+    """P6: steps are tested in path order and the first failure ends the walk; both broken rules show."""
     assert is_fixed_prefix(production)
     assert not is_fixed_prefix(order_from_calib)
     assert not is_fixed_prefix(every_small_p)

@@ -21,18 +21,17 @@ SIX = [EASY] * 5 + [HARD]
 
 
 def test_p14_hard_task_among_easy_ones() -> None:
-    """P14: six certificates each hold on their own task; one pooled threshold breaks the hard task nearly always."""
+    """P14: six certificates each hold on their own task; one pooled threshold breaks the hard task."""
     draws, n, thr = 2000, 300, REFERENCE.path()
     rng = np.random.default_rng(401)
     counts = [path_bad_counts(*task.draw(rng, draws, n), thr) for task in SIX]
     pooled = last_steps(np.sum(counts, axis=0), n * len(SIX))
     for name, task, own in zip("abcdef", SIX, counts, strict=True):
         risk = np.concatenate(([0.0], task.joint_risk(thr)))
-        assert risk[last_steps(own, n)].mean() > 0.01, "a rule that always escalates would pass"
-        assert holds(f"P14 task {name}", int((risk[last_steps(own, n)] > ALPHA).sum()), draws, DELTA)
-        note(
-            f"P14 task {name}: mean risk own {risk[last_steps(own, n)].mean():.4f}, pooled {risk[pooled].mean():.4f}"
-        )
+        mine = risk[last_steps(own, n)]
+        assert mine.mean() > 0.01, "a rule that always escalates would pass"
+        assert holds(f"P14 task {name}", int((mine > ALPHA).sum()), draws, DELTA)
+        note(f"P14 task {name}: mean risk own {mine.mean():.4f}, pooled {risk[pooled].mean():.4f}")
     # The loop ends on the hard task.
     assert not holds("P14 pooled threshold on the hard task", int((risk[pooled] > ALPHA).sum()), draws, DELTA)
 
@@ -43,7 +42,7 @@ Fallback = Callable[[NDArray[np.uint8], NDArray[np.uint8]], int]
 
 
 def accepts_nothing_below_minimum(rule: Fallback) -> bool:
-    """Whether a faultless task below the minimum n is left to the reference, however large the pool beside it."""
+    """Whether a faultless task below the minimum n stays with the reference, whatever pool lies beside it."""
     pool = np.zeros((3, 500), dtype=np.uint8)
     sizes = range(minimum_n(ALPHA, DELTA))
     return all(rule(np.zeros((3, n), dtype=np.uint8), pool) == 0 for n in sizes)
@@ -62,7 +61,10 @@ def pooled_fallback(own: NDArray[np.uint8], pool: NDArray[np.uint8]) -> int:
 
 
 def test_p14_too_small_a_task_accepts_nothing() -> None:
-    """P14: below the minimum n even a faultless task serves no cheap answer; a pooled fallback serves some."""
+    """P14: below the minimum n even a faultless task serves no cheap answer; a pooled fallback does."""
     assert accepts_nothing_below_minimum(own_items)
     assert not accepts_nothing_below_minimum(pooled_fallback)
-    assert own_items(np.zeros((3, minimum_n(ALPHA, DELTA)), dtype=np.uint8), np.empty((3, 0))) == 2
+    assert (
+        own_items(np.zeros((3, minimum_n(ALPHA, DELTA)), dtype=np.uint8), np.empty((3, 0), dtype=np.uint8))
+        == 2
+    )

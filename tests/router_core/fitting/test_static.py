@@ -58,13 +58,16 @@ def test_same_input_gives_the_same_bytes() -> None:
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_every_level_of_masking_learns_and_is_calibrated(level: int) -> None:
-    """At each level the log-loss beats the constant clearly, and mean prediction equals mean outcome by fifth."""
+    """Half of the log-loss that can be saved is saved; by fifth the mean prediction equals the mean outcome."""
     train, _ = make_examples(2000, 2)
-    test, _ = make_examples(1500, 3)
+    test, truth = make_examples(1500, 3)
     found = predictions(StaticTrainer(), train, test, level)
     passed = test.passes()[:, 0]
     constant = np.full(len(test), train.passes()[:, 0].mean())
-    assert log_loss(found, passed) < 0.93 * log_loss(constant, passed)
+    third = (np.array(test.subtask) == "sub1") * 0.25
+    best = truth if level == 2 else truth + third - third.mean()
+    possible = log_loss(constant, passed) - log_loss(best, passed)
+    assert log_loss(constant, passed) - log_loss(found, passed) > 0.5 * possible
     for block in np.array_split(np.argsort(found), 5):
         assert abs(found[block].mean() - passed[block].mean()) < 0.1
 

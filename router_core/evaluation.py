@@ -1,0 +1,301 @@
+"""`evaluate()`: every policy and rival of a bundle on logged queries, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router_core.baselines import Baselines
+from router_core.bundle import Bundle
+from router_core.errors import InputError
+from router_core.fitting.certify import BASELINES, Candidate, baseline_table, scope_table
+from router_core.fitting.candidates import ScoreTable
+from router_core.fitting.tables import Progress, bad_answers, views_of
+from router_core.kernels import sweep
+from router_core.outcomes import Outcome, apgr_and_cpt, describe_outcome
+from router_core.policy import CASCADE, ROUTE_ONLY, Policy, coin
+from router_core.records import Records, read_records
+from router_core.router import Router
+from router_core.splits import prepare
+
+__all__ = ["candidate_of", "evaluate"]
+
+_TIMED = 200
+_FRONTIER = {CASCADE: "routenlp", "knn": "knn", "isotonic": "isotonic"}
+Rows = NDArray[np.intp]
+
+
+def evaluate(
+    bundle: Bundle | str | Path,
+    records: Records | str | Path | Sequence[str | Path],
+    *,
+    split: str = "test",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Replay every policy and rival of a bundle on the rows of a split.
+
+    Parameters
+    ----------
+    bundle
+        A bundle or its folder.
+    records
+        Records, or files to read them from.
+    split
+        Split to report on: ``"test"``, ``"calib"`` (all of it, repeats included), ``"train"`` or ``"tune"``.
+    progress
+        Called as the work goes on.
+
+    Returns
+    -------
+    dict
+        The structure of ``routenlp evaluate --json``.
+
+    Raises
+    ------
+    InputError
+        When the records lack a tier or the split is empty.
+    """
+    if not isinstance(bundle, Bundle):
+        bundle = Bundle.load(bundle)
+    if not isinstance(records, Records):
+        records = read_records(records, bundle.portfolio)
+    rows, settled = _rows(bundle, records, split)
+    work = _Evaluation(bundle, settled, progress)
+    named = work.named(rows)
+    tasks = {task: work.report(found, task) for task, found in named.items()}
+    for view in bundle.scopes.views:
+        if view.scope.endswith("*"):
+            tasks[view.scope] = work.report(work.masked(rows, view.scope), view.scope)
+    overall = work.report(_join(list(named.values())), None)
+    return {
+        "bundle": bundle.id,
+        "split": split,
+        "n": overall["n"],
+        "cost_basis": bundle.report.get("cost_basis"),
+        "tasks": tasks,
+        "overall": overall,
+        "router": work.timing(rows),
+    }
+
+
+def candidate_of(bundle: Bundle) -> Candidate:
+    """The frozen candidate inside a bundle, as `certify()` takes it."""
+    settings = bundle.settings
+    cost = {}
+    for key, values in settings["step_cost"].items():
+        scope, _, name = key.rpartition("|")
+        cost[scope, name] = np.asarray(values, np.float64)
+    return Candidate(
+        bundle.scopes,
+        bundle.scorer,
+        Baselines.from_parts(bundle.baselines),
+        bundle.policies,
+        cost,
+        settings["alpha"],
+        settings["delta"],
+        settings["tolerance"],
+    )
+
+
+def _rows(bundle: Bundle, records: Records, split: str) -> tuple[Rows, Records]:
+    prepared = prepare(records, require=())
+    prepared, _ = prepared.complete(bundle.portfolio.names)
+    known = {"test": prepared.test, "calib": prepared.calib_all, "train": prepared.train, "tune": prepared.tune}
+    if split not in known:
+        msg = f"unknown split {split!r}; choose one of {', '.join(known)}"
+        raise InputError(msg)
+    rows = np.asarray(
+        [i for i in known[split].tolist() if prepared.records.task[i] in bundle.scopes.subtasks], np.intp
+    )
+    if not len(rows):
+        msg = (
+            f"{records.source}: split {split!r} has no rows of a task this bundle knows "
+            f"({', '.join(bundle.scopes.subtasks)}); give records of these tasks or another --split"
+        )
+        raise InputError(msg)
+    return rows, prepared.records
+
+
+@dataclass(frozen=True, eq=False)
+class _Replayed:
+    """Rows and what every policy did on them, with the certified paths' whole frontiers."""
+
+    rows: Rows
+    outcomes: dict[str, Outcome]
+    frontiers: dict[str, tuple[NDArray[np.int8], NDArray[np.float64]]]
+    gap: NDArray[np.float64]
+
+
+class _Evaluation:
+    def __init__(self, bundle: Bundle, records: Records, progress: Progress | None) -> None:
+        self.bundle, self.records, self.progress = bundle, records, progress
+        self.candidate = candidate_of(bundle)
+        self.bad = bad_answers(records, self.candidate.tolerance)
+        self.tiers = bundle.portfolio.names
+        latency = [tier.latency_ms for tier in bundle.portfolio.tiers]
+        self.latency = None if None in latency else np.asarray(latency, np.float64)
+
+    def named(self, rows: Rows) -> dict[str, _Replayed]:
+        """Per task, its queries routed with their label named; never-seen subtasks fall to ``t/*``."""
+        found: dict[str, _Replayed] = {}
+        for task, subtasks in self.bundle.scopes.subtasks.items():
+            mine = np.asarray([i for i in rows.tolist() if self.records.task[i] == task], np.intp)
+            if not len(mine):
+                continue
+            told = views_of(self.records, self.bundle.scopes, task, mine)
+            labelled = np.asarray([view is not None for view in told], bool)
+            parts = [self._replay(mine[labelled], task)] if labelled.any() else []
+            if subtasks and not labelled.all():
+                parts.append(self._replay(mine[~labelled], f"{task}/*"))
+            found[task] = _join(parts)
+        return found
+
+    def masked(self, rows: Rows, scope: str) -> _Replayed:
+        """The same queries under a scope that hides a part of the label."""
+        mine = rows if scope == "*" else rows[[self.records.task[i] == scope[:-2] for i in rows.tolist()]]
+        return self._replay(mine, scope)
+
+    def _replay(self, rows: Rows, scope: str) -> _Replayed:
+        rows, table = scope_table(self.candidate, self.records, rows, scope, self.bad, self.progress)
+        if table is None:
+            msg = f"scope {scope!r} serves none of these rows; evaluate on records of its task"
+            raise InputError(msg)
+        view = next(view for view in self.bundle.scopes.views if view.scope == scope)
+        encoder = self.bundle.scorer.encoder
+        labels = [v for v in views_of(self.records, self.bundle.scopes, scope, rows) if v is not None]
+        seen = [
+            encoder.predict(self.records.prompt[i], label.task, label.subtask)
+            for i, label in zip(rows.tolist(), labels, strict=True)
+        ]
+        hidden = np.stack([prediction.hidden for prediction in seen])
+        outcomes, frontiers = {}, {}
+        for name in (CASCADE, ROUTE_ONLY, *BASELINES):
+            path = self.bundle.policies[scope, name]
+            mine = baseline_table(name, table, self.candidate.baselines, view.models, hidden) if name in BASELINES else table
+            served, cost = mine.replay(path)
+            outcomes[name] = Outcome(served[path.step], cost[path.step], self._latency(mine, path))
+            if name in _FRONTIER:
+                frontiers[_FRONTIER[name]] = (served, cost)
+        return _Replayed(rows, outcomes, frontiers, np.asarray([prediction.gap[0] for prediction in seen]))
+
+    def _latency(self, table: ScoreTable, path: Policy) -> NDArray[np.float64] | None:
+        if self.latency is None:
+            return None
+        every = np.broadcast_to(self.latency, table.cost.shape)
+        at = slice(path.step, path.step + 1)
+        return np.asarray(sweep(*table.scores(path), path.start[at], path.accept[at], every)[1][0])
+
+    def report(self, found: _Replayed, scope: str | None) -> dict[str, Any]:
+        """The figures of one scope; None is all named tasks together."""
+        rows = found.rows
+        quality, cost, bad = self.records.quality[rows], self.records.cost[rows], self.bad[rows]
+        certified = {"coin": "coin_certified", "knn": "knn_certified", "isotonic": "isotonic_certified", CASCADE: "routenlp"}
+        outcomes = {certified.get(name, name): outcome for name, outcome in found.outcomes.items()}
+        for tier, name in enumerate(self.tiers):
+            outcomes[f"always:{name}"] = self._fixed(np.full(len(rows), tier, np.int8), cost)
+        outcomes["random_same_cost"] = self._random_mix(found, scope, cost)
+        price = np.where(bad > 0, np.inf, cost)
+        outcomes["oracle"] = self._fixed(price.argmin(axis=1).astype(np.int8), cost)
+        told: dict[str, Any] = {
+            "n": len(rows),
+            "policies": {
+                name: describe_outcome(outcome, quality, cost, bad, self.tiers) for name, outcome in outcomes.items()
+            },
+            "frontier": {name: _frontier(path, quality, cost, bad) for name, path in found.frontiers.items()},
+            "certificate": self._certificate(scope),
+        }
+        if len(self.tiers) == 2:  # noqa: PLR2004 - RouteLLM's figures are defined for two models
+            told["apgr"], told["cpt"] = apgr_and_cpt(found.gap, quality[:, 0], quality[:, 1])
+        return told
+
+    def _fixed(self, served: NDArray[np.int8], cost: NDArray[np.float64]) -> Outcome:
+        at = served.astype(np.intp)
+        latency = None if self.latency is None else self.latency[at]
+        return Outcome(served, cost[np.arange(len(at)), at], latency)
+
+    def _random_mix(self, found: _Replayed, scope: str | None, cost: NDArray[np.float64]) -> Outcome:
+        """The best two-tier coin mix, by train means, that costs what routenlp costs."""
+        means = self.bundle.settings["train_means"][scope or "overall"]
+        target = float(found.outcomes[CASCADE].cost.sum() / max(cost[:, -1].sum(), 1e-300)) * means[-1][1]
+        best = (-1.0, 0, 0, 0.0)
+        for low, (quality_low, cost_low) in enumerate(means):
+            for high, (quality_high, cost_high) in enumerate(means):
+                if cost_low <= target <= cost_high:
+                    share = (target - cost_low) / (cost_high - cost_low) if cost_high > cost_low else 0.0
+                    best = max(best, ((1 - share) * quality_low + share * quality_high, low, high, share))
+        _, low, high, share = best
+        toss = np.asarray([coin(f"mix|{self.records.prompt[i]}") for i in found.rows.tolist()])
+        return self._fixed(np.where(toss < share, high, low).astype(np.int8), cost)
+
+    def _certificate(self, scope: str | None) -> dict[str, Any] | None:
+        if scope is None:
+            return None
+        shown = self.bundle.certificates[scope, CASCADE]
+        keys = ("risk", "alpha", "delta", "n", "bad", "certified", "lower_bound")
+        return {key: getattr(shown, key) for key in keys}
+
+    def timing(self, rows: Rows) -> dict[str, float]:
+        """Median and 99th percentile of `Router.decide`, milliseconds, on this machine as it is now."""
+        router = Router.from_bundle(self.bundle)
+        walls = []
+        for i in rows[:_TIMED].tolist():
+            began = time.perf_counter()
+            router.decide(self.records.prompt[i], self.records.task[i])
+            walls.append((time.perf_counter() - began) * 1e3)
+        p50, p99 = np.quantile(walls, [0.5, 0.99])
+        return {"p50_ms": float(p50), "p99_ms": float(p99)}
+
+
+def _frontier(
+    path: tuple[NDArray[np.int8], NDArray[np.float64]],
+    quality: NDArray[np.float64],
+    cost: NDArray[np.float64],
+    bad: NDArray[np.uint8],
+) -> list[dict[str, float | None]]:
+    """One point per step of a path; `lambda` runs from 0 (always the reference) to 1 (most aggressive)."""
+    served, spent = path
+    at = np.arange(len(quality))
+    best, dear = float(quality[:, -1].sum()), float(cost[:, -1].sum())
+    last = max(len(served) - 1, 1)
+    return [
+        {
+            "lambda": g / last,
+            "cost_ratio": float(spent[g].sum()) / dear if dear > 0 else None,
+            "quality_ratio": float(quality[at, served[g]].sum()) / best if best > 0 else None,
+            "joint_risk": float(bad[at, served[g]].mean()),
+        }
+        for g in range(len(served))
+    ]
+
+
+def _join(parts: Sequence[_Replayed]) -> _Replayed:
+    if len(parts) == 1:
+        return parts[0]
+    outcomes = {}
+    for name in parts[0].outcomes:
+        mine = [part.outcomes[name] for part in parts]
+        latency = [outcome.latency_ms for outcome in mine if outcome.latency_ms is not None]
+        outcomes[name] = Outcome(
+            np.concatenate([outcome.served for outcome in mine]),
+            np.concatenate([outcome.cost for outcome in mine]),
+            np.concatenate(latency) if latency else None,
+        )
+    frontiers: dict[str, Any] = {
+        name: tuple(_stack([part.frontiers[name][which] for part in parts]) for which in (0, 1))
+        for name in parts[0].frontiers
+    }
+    return _Replayed(
+        np.concatenate([part.rows for part in parts]), outcomes, frontiers, np.concatenate([part.gap for part in parts])
+    )
+
+
+def _stack(paths: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Paths of several scopes side by side; a shorter one stays at its last step."""
+    steps = max(len(path) for path in paths)
+    return np.concatenate([path[np.minimum(np.arange(steps), len(path) - 1)] for path in paths], axis=1)
