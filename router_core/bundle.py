@@ -18,6 +18,7 @@ from router_core.encoder import load_encoder
 from router_core.errors import BundleError, InputError
 from router_core.policy import Policy
 from router_core.portfolio import Portfolio
+from router_core.route_text import ROUTE_TEXT_VERSION
 from router_core.router import Scopes
 from router_core.scoring import Scorer
 
@@ -26,7 +27,6 @@ __all__ = ["SCHEMA", "Bundle", "KeyLedger", "check_output"]
 SCHEMA = 1
 """Schema this version writes; it reads this and one older."""
 
-ROUTE_TEXT_VERSION = 1
 MANIFEST = "manifest.json"
 
 

@@ -15,7 +15,7 @@ from router_core.errors import InputError, TierError
 from router_core.policy import CASCADE
 from router_core.router import Router, Start
 
-__all__ = ["Answer", "Attempt", "Cascade", "Route", "match_tiers", "walk"]
+__all__ = ["Answer", "Attempt", "Cascade", "Route", "Steps", "advance", "match_tiers", "walk"]
 
 OnFailure = Literal["reference", "next"]
 OnReferenceFailure = Literal["raise", "best"]
@@ -39,6 +39,8 @@ class Answer:
         Empty, or why no certificate covers an answer of this kind (tool calls, structured output).
     raw
         Whatever the caller wants back.
+    shown
+        The user has seen it already (it was streamed), so it is served; if nothing covers it, uncertified.
     """
 
     text: str
@@ -48,6 +50,7 @@ class Answer:
     signals: Mapping[str, float] = field(default_factory=dict)
     covered: str = ""
     raw: Any = None
+    shown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +122,37 @@ def match_tiers(given: Mapping[str, Any], needed: tuple[str, ...]) -> None:
         Listing both sides.
     """
     if set(given) != set(needed):
-        msg = f"tiers must be named {', '.join(needed)} (the bundle's portfolio); given were {', '.join(given) or 'none'}"
+        have = ", ".join(map(str, given)) or "none"
+        msg = f"tiers must be named {', '.join(needed)} (the bundle's portfolio); given were {have}"
         raise InputError(msg)
 
 
-def walk(  # noqa: C901, PLR0912 - one query read from top to bottom is clearer than its pieces
+Steps = Generator[str, Answer | Exception, "Route"]
+
+
+def advance(steps: Steps, reply: Answer | Exception | None = None) -> str | Route:
+    """Take one step of a `walk`: the next tier to call, or the finished route.
+
+    Parameters
+    ----------
+    steps
+        From `walk`.
+    reply
+        What the tier called last returned or raised; None to begin.
+    """
+    try:
+        return next(steps) if reply is None else steps.send(reply)
+    except StopIteration as stop:
+        route: Route = stop.value
+        return route
+
+
+def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clearer than its pieces
     router: Router,
     start: Start,
     on_failure: OnFailure = "reference",
     on_reference_failure: OnReferenceFailure = "raise",
-) -> Generator[str, Answer | Exception, Route]:
+) -> Steps:
     """Walk one query through the tiers.
 
     Yields the name of the tier to call and expects its `Answer`, or the exception it raised, to be sent.
@@ -158,7 +182,8 @@ def walk(  # noqa: C901, PLR0912 - one query read from top to bottom is clearer 
     attempts: list[Attempt] = []
     tried: dict[str, str] = {}
     best: tuple[float, str, Answer] | None = None
-    void, reason, tier = "", start.reason, start.tier
+    reason, tier = start.reason, start.tier
+    void = reason if start.forced and tier != last else ""
     while True:
         began = time.perf_counter()
         reply = yield names[tier]
@@ -182,7 +207,8 @@ def walk(  # noqa: C901, PLR0912 - one query read from top to bottom is clearer 
                 return _route(router, start, attempts, answer, reason, reason, name)
             msg = f"the reference tier failed and no other answer may be served: {failed}"
             raise TierError(msg) from (reply if isinstance(reply, Exception) else None)
-        if isinstance(reply, Exception) or failed or reply.covered:
+        served = not isinstance(reply, Exception) and (reply.shown or start.forced)
+        if isinstance(reply, Exception) or failed or (reply.covered and not served):
             why = failed or reply.covered  # type: ignore[union-attr]
             attempts.append(Attempt(names[tier], None, cost, False, why, elapsed))
             if on_failure == "next":
@@ -192,7 +218,13 @@ def walk(  # noqa: C901, PLR0912 - one query read from top to bottom is clearer 
                 tier = last
             reason = f"{why}; sent to {names[tier]}"
             continue
-        accepted, confidence, why = router.accept(start, tier, reply.text, tried, reply.signals)
+        if start.forced:
+            accepted, confidence, why = True, None, reason
+        else:
+            accepted, confidence, why = router.accept(start, tier, reply.text, tried, reply.signals)
+        if served and (reply.covered or not accepted):
+            void = void or f"{reply.covered or why}, after it was shown"
+            accepted = True
         attempts.append(Attempt(names[tier], confidence, cost, accepted, why, elapsed))
         if accepted:
             return _route(router, start, attempts, reply, why, void)
@@ -205,9 +237,17 @@ def walk(  # noqa: C901, PLR0912 - one query read from top to bottom is clearer 
 
 
 def _route(
-    router: Router, start: Start, attempts: list[Attempt], answer: Answer, reason: str, void: str, tier: str | None = None
+    router: Router,
+    start: Start,
+    attempts: list[Attempt],
+    answer: Answer,
+    reason: str,
+    void: str,
+    tier: str | None = None,
 ) -> Route:
     certificate = None if void else router.claim(start)
+    if void and void not in reason:
+        reason = f"{reason}; uncertified: {void}"
     return Route(
         tier or attempts[-1].tier,
         answer,
@@ -262,7 +302,7 @@ class Cascade:
         self.on_failure: OnFailure = on_failure
         self.on_reference_failure: OnReferenceFailure = on_reference_failure
 
-    def _walk(self, text: str, task: str | None) -> Generator[str, Answer | Exception, Route]:
+    def _walk(self, text: str, task: str | None) -> Steps:
         start = self.router.start(text, task, self.policy)
         return walk(self.router, start, self.on_failure, self.on_reference_failure)
 
@@ -279,29 +319,23 @@ class Cascade:
             What the tiers are called with; the text itself when None.
         """
         steps = self._walk(text, task)
-        try:
-            tier = next(steps)
-            while True:
-                tier = steps.send(self._call(tier, text if payload is None else payload))
-        except StopIteration as stop:
-            route: Route = stop.value
-            return route
+        step = advance(steps)
+        while isinstance(step, str):
+            step = advance(steps, self._call(step, text if payload is None else payload))
+        return step
 
     async def arun(self, text: str, task: str | None = None, payload: Any = None) -> Route:
         """Answer one query without blocking the event loop while a tier answers."""
         steps = self._walk(text, task)
-        try:
-            tier = next(steps)
-            while True:
-                tier = steps.send(await self._acall(tier, text if payload is None else payload))
-        except StopIteration as stop:
-            route: Route = stop.value
-            return route
+        step = advance(steps)
+        while isinstance(step, str):
+            step = advance(steps, await self._acall(step, text if payload is None else payload))
+        return step
 
     def _call(self, tier: str, payload: Any) -> Answer | Exception:
         try:
             reply = self.tiers[tier](payload)
-        except Exception as error:  # noqa: BLE001 - whatever a tier raises is a failed attempt, kept with its reason
+        except Exception as error:
             return error
         if inspect.isawaitable(reply):
             msg = f"tier {tier} is asynchronous; use arun()"
@@ -312,7 +346,7 @@ class Cascade:
         try:
             reply = self.tiers[tier](payload)
             return _answer(await reply if inspect.isawaitable(reply) else reply)
-        except Exception as error:  # noqa: BLE001 - as in _call
+        except Exception as error:
             return error
 
 

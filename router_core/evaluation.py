@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from router_core.baselines import Baselines
 from router_core.bundle import Bundle
 from router_core.errors import InputError
-from router_core.fitting.certify import BASELINES, Candidate, baseline_table, scope_table
 from router_core.fitting.candidates import ScoreTable
+from router_core.fitting.certify import BASELINES, Candidate, baseline_table, scope_table
 from router_core.fitting.tables import Progress, bad_answers, views_of
 from router_core.kernels import sweep
 from router_core.outcomes import Outcome, apgr_and_cpt, describe_outcome
@@ -106,7 +106,12 @@ def candidate_of(bundle: Bundle) -> Candidate:
 def _rows(bundle: Bundle, records: Records, split: str) -> tuple[Rows, Records]:
     prepared = prepare(records, require=())
     prepared, _ = prepared.complete(bundle.portfolio.names)
-    known = {"test": prepared.test, "calib": prepared.calib_all, "train": prepared.train, "tune": prepared.tune}
+    known = {
+        "test": prepared.test,
+        "calib": prepared.calib_all,
+        "train": prepared.train,
+        "tune": prepared.tune,
+    }
     if split not in known:
         msg = f"unknown split {split!r}; choose one of {', '.join(known)}"
         raise InputError(msg)
@@ -177,7 +182,11 @@ class _Evaluation:
         outcomes, frontiers = {}, {}
         for name in (CASCADE, ROUTE_ONLY, *BASELINES):
             path = self.bundle.policies[scope, name]
-            mine = baseline_table(name, table, self.candidate.baselines, view.models, hidden) if name in BASELINES else table
+            mine = (
+                baseline_table(name, table, self.candidate.baselines, view.models, hidden)
+                if name in BASELINES
+                else table
+            )
             served, cost = mine.replay(path)
             outcomes[name] = Outcome(served[path.step], cost[path.step], self._latency(mine, path))
             if name in _FRONTIER:
@@ -195,7 +204,12 @@ class _Evaluation:
         """The figures of one scope; None is all named tasks together."""
         rows = found.rows
         quality, cost, bad = self.records.quality[rows], self.records.cost[rows], self.bad[rows]
-        certified = {"coin": "coin_certified", "knn": "knn_certified", "isotonic": "isotonic_certified", CASCADE: "routenlp"}
+        certified = {
+            "coin": "coin_certified",
+            "knn": "knn_certified",
+            "isotonic": "isotonic_certified",
+            CASCADE: "routenlp",
+        }
         outcomes = {certified.get(name, name): outcome for name, outcome in found.outcomes.items()}
         for tier, name in enumerate(self.tiers):
             outcomes[f"always:{name}"] = self._fixed(np.full(len(rows), tier, np.int8), cost)
@@ -205,12 +219,13 @@ class _Evaluation:
         told: dict[str, Any] = {
             "n": len(rows),
             "policies": {
-                name: describe_outcome(outcome, quality, cost, bad, self.tiers) for name, outcome in outcomes.items()
+                name: describe_outcome(outcome, quality, cost, bad, self.tiers)
+                for name, outcome in outcomes.items()
             },
             "frontier": {name: _frontier(path, quality, cost, bad) for name, path in found.frontiers.items()},
             "certificate": self._certificate(scope),
         }
-        if len(self.tiers) == 2:  # noqa: PLR2004 - RouteLLM's figures are defined for two models
+        if len(self.tiers) == 2:
             told["apgr"], told["cpt"] = apgr_and_cpt(found.gap, quality[:, 0], quality[:, 1])
         return told
 
@@ -291,7 +306,10 @@ def _join(parts: Sequence[_Replayed]) -> _Replayed:
         for name in parts[0].frontiers
     }
     return _Replayed(
-        np.concatenate([part.rows for part in parts]), outcomes, frontiers, np.concatenate([part.gap for part in parts])
+        np.concatenate([part.rows for part in parts]),
+        outcomes,
+        frontiers,
+        np.concatenate([part.gap for part in parts]),
     )
 
 

@@ -22,12 +22,18 @@ _JSON_FIELD = re.compile(
     r'"(?:final_answer|answer|label|class|result|output|prediction)"\s*:\s*("(?:[^"\\]|\\.)*"|[^,}\n]+)', re.I
 )
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]{1,80})\}")
-_SAID = re.compile(r"\b(?:final answer|answer|label|class|category|sentiment)\b\s*(?:is|:|=)\s*\**\s*([^\n]{1,60})", re.I)
+_SAID = re.compile(
+    r"\b(?:final answer|answer|label|class|category|sentiment)\b\s*(?:is|:|=)\s*\**\s*([^\n]{1,60})", re.I
+)
 _QUOTED = re.compile(r"['‘\"“]([A-Za-z][\w -]{1,28})['’\"”]")
 _PAIR = re.compile(r"^\s*(\S{1,60})\s*[:=\t]\s*(\S{1,40})\s*$")
 _WORD = re.compile(r"\w+")
-_REFUSAL = re.compile(r"\b(?:i (?:cannot|can't|am unable|do not have)|as an ai|i'm sorry|sorry, (?:but )?i)\b", re.I)
-_HEDGE = re.compile(r"\b(?:however|although|might|maybe|perhaps|unclear|not sure|could be|mixed|it depends|ambiguous)\b", re.I)
+_REFUSAL = re.compile(
+    r"\b(?:i (?:cannot|can't|am unable|do not have)|as an ai|i'm sorry|sorry, (?:but )?i)\b", re.I
+)
+_HEDGE = re.compile(
+    r"\b(?:however|although|might|maybe|perhaps|unclear|not sure|could be|mixed|it depends|ambiguous)\b", re.I
+)
 
 ANSWER_FEATURES = (
     "prompt_length", "prompt_lines", "prompt_digits", "answer_length", "answer_words", "answer_lines", "length_ratio",
@@ -124,7 +130,7 @@ def final_answer(answer: str, options: tuple[str, ...] = ()) -> str:
 
 def _read(answer: str, options: tuple[str, ...]) -> _Read:
     text = _cap(answer)
-    pairs = frozenset(match.groups() for line in text.splitlines() if (match := _PAIR.match(line)))
+    pairs = frozenset((match[1], match[2]) for line in text.splitlines() if (match := _PAIR.match(line)))
     values = Counter(value for _, value in pairs)
     unusual = len(pairs) - max(values.values(), default=0)
     return _Read(text, final_answer(text, options), Counter(_WORD.findall(text.lower())), pairs, unusual)

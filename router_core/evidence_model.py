@@ -37,10 +37,14 @@ class Judgement:
     saving: float
 
 
-def prompt_features(prompt: str, prediction: Prediction, task: str | None, tasks: tuple[str, ...]) -> list[float]:
+def prompt_features(
+    prompt: str, prediction: Prediction, task: str | None, tasks: tuple[str, ...]
+) -> list[float]:
     """Numbers known before any answer: router output, hidden vector, task and prompt size."""
     odds = [
-        min(_LOGIT_RANGE, max(-_LOGIT_RANGE, math.log(p / (1.0 - p)))) if 0.0 < p < 1.0 else math.copysign(_LOGIT_RANGE, p - 0.5)
+        min(_LOGIT_RANGE, max(-_LOGIT_RANGE, math.log(p / (1.0 - p))))
+        if 0.0 < p < 1.0
+        else math.copysign(_LOGIT_RANGE, p - 0.5)
         for p in prediction.pass_probability[:-1].tolist()
     ]
     return [
@@ -68,7 +72,9 @@ class CostModel:
 
     def saving(self, prompt: str, prediction: Prediction, task: str | None) -> float:
         """Predicted cost of the reference tier as a multiple of its mean cost on train."""
-        return _saving(self.model, np.asarray(prompt_features(prompt, prediction, task, self.tasks), np.float32))
+        return _saving(
+            self.model, np.asarray(prompt_features(prompt, prediction, task, self.tasks), np.float32)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +102,9 @@ class EvidenceModel:
     risk: Forest
     cost: Linear
 
-    def features(self, prompt: str, prediction: Prediction, task: str | None, known: Evidence) -> NDArray[np.float32]:
+    def features(
+        self, prompt: str, prediction: Prediction, task: str | None, known: Evidence
+    ) -> NDArray[np.float32]:
         """Feature vector, float32; NaN when a signal in use is missing."""
         absent = (-1.0,) * len(PAIR_FEATURES)
         pairs = [value for tier in self.earlier for value in known.pairs.get(tier, absent)]
@@ -163,5 +171,3 @@ class ViewModels:
             for k, tier in enumerate(text["tiers"])
         )
         return cls(CostModel(tasks, Linear.from_arrays(f"{view}.before.cost", arrays)), answers)
-
-

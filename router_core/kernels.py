@@ -220,7 +220,7 @@ def _p_values_loop(
             out[i, j] = (end - low + 1) / (end - offsets[b] + 1)
 
 
-def _sweep_numpy(  # noqa: PLR0917  one signature with the compiled twin, which takes no keywords
+def _sweep_numpy(
     start_score: Floats,
     accept_score: Floats,
     start_thr: Floats,
@@ -249,7 +249,7 @@ def _sweep_numpy(  # noqa: PLR0917  one signature with the compiled twin, which 
         total[g, waiting] += cost[waiting, reference]
 
 
-def _sweep_loop(  # noqa: PLR0917  numba's compiled functions take no keywords
+def _sweep_loop(
     start_score: Floats,
     accept_score: Floats,
     start_thr: Floats,

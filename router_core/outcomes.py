@@ -37,7 +37,12 @@ class Outcome:
 
 
 def describe_outcome(
-    outcome: Outcome, quality: Floats, cost: Floats, bad: NDArray[np.uint8], tiers: tuple[str, ...], seed: int = 0
+    outcome: Outcome,
+    quality: Floats,
+    cost: Floats,
+    bad: NDArray[np.uint8],
+    tiers: tuple[str, ...],
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Figures of one policy; ratios are to the reference tier on the same queries.
 
@@ -89,7 +94,9 @@ def _ratio_interval(part: Floats, whole: Floats, seed: int) -> list[float] | Non
     if float(whole.sum()) <= 0:
         return None
     n = len(part)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=_RESAMPLES).astype(np.float64)
+    draws = (
+        np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=_RESAMPLES).astype(np.float64)
+    )
     below = draws @ whole
     usable = below > 0
     ratios = (draws @ part)[usable] / below[usable]

@@ -88,7 +88,7 @@ class Policy:
         for k in range(tier + 1, cheap):
             if not (math.isinf(self.start[self.step, k]) and math.isinf(self.accept[self.step, k])):
                 return k
-        return cheap
+        return int(cheap)
 
     def at(self, step: int) -> "Policy":
         """The same path with another step in force."""
@@ -102,7 +102,13 @@ class Policy:
 
     def dump(self, prefix: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON description and arrays, without the step (paths are frozen before calib is read)."""
-        text = {"name": self.name, "scope": self.scope, "ordering": self.ordering, "offset": self.offset, "scale": self.scale}
+        text = {
+            "name": self.name,
+            "scope": self.scope,
+            "ordering": self.ordering,
+            "offset": self.offset,
+            "scale": self.scale,
+        }
         return text, {f"{prefix}.start": self.start, f"{prefix}.accept": self.accept}
 
     @classmethod

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from router_core.bundle import Bundle
     from router_core.cascade import Answer
 
-__all__ = ["Decision", "Router", "Scopes", "Start"]
+__all__ = ["Decision", "Router", "Scopes", "Start", "estimate_tokens"]
 
 _CHARACTERS_PER_TOKEN = 4
 
@@ -69,7 +69,8 @@ class Scopes:
 class Start:
     """Where one query starts, and under which policy it goes on.
 
-    `policy` and `before` are None when no policy applies and the query goes to the reference tier.
+    `policy` and `before` are None when no policy applies: the query goes to the reference tier, or was
+    `forced` to `tier`, whose answer is then served unjudged.
     """
 
     text: str
@@ -80,6 +81,7 @@ class Start:
     reason: str
     policy: Policy | None
     before: Before | None
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,33 @@ class Router:
         tier = path.first(scores)
         return Start(text, task, view.scope, policy, tier, self._why(path, scores, tier), path, before)
 
+    def force(self, text: str, task: str | None, policy: str, tier: str, why: str) -> Start:
+        """Start a query at a tier whatever the policy says: a forced tier, or tools that calib did not have.
+
+        The certificate of the scope is kept if `tier` is the reference tier, since no cheap answer is then
+        served, and void otherwise.
+
+        Parameters
+        ----------
+        text, task, policy
+            As for `start`.
+        tier
+            Name of the tier to call.
+        why
+            The departure in a few words, completing "...; sent to <tier>".
+
+        Raises
+        ------
+        InputError
+            When the portfolio has no such tier.
+        """
+        index = self.portfolio.index(tier)
+        view = self.scopes.resolve(task)
+        if view is None:
+            self._warn(str(task))
+        scope = None if view is None else view.scope
+        return Start(text, task, scope, policy, index, f"{why}; sent to {tier}", None, None, forced=True)
+
     def decide(self, text: str, task: str | None = None, policy: str = ROUTE_ONLY) -> Decision:
         """Decide which tier to call, with the reasons; see `start` for the parameters."""
         start = self.start(text, task, policy)
@@ -239,9 +268,16 @@ class Router:
         """
         if answer.cost_usd is not None:
             return answer.cost_usd
-        sent = _tokens(prompt) if answer.prompt_tokens is None else answer.prompt_tokens
-        received = _tokens(answer.text) if answer.completion_tokens is None else answer.completion_tokens
+        sent = estimate_tokens(prompt) if answer.prompt_tokens is None else answer.prompt_tokens
+        received = estimate_tokens(answer.text) if answer.completion_tokens is None else answer.completion_tokens
         return self.portfolio.tiers[self.portfolio.index(tier)].price(sent, received)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the lock, which belongs to one process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def _why(self, path: Policy, scores: list[float], tier: int) -> str:
         names = self.portfolio.names
@@ -263,5 +299,6 @@ class Router:
         )
 
 
-def _tokens(text: str) -> int:
+def estimate_tokens(text: str) -> int:
+    """Tokens of a text whose tier does not say: one for every four UTF-8 bytes, rounded up."""
     return math.ceil(len(text.encode("utf-8", "surrogatepass")) / _CHARACTERS_PER_TOKEN)

@@ -132,12 +132,12 @@ class StaticEncoder:
             arrays.lexical_scale[label] * lexical + arrays.smooth_scale[label] * smooth + arrays.offset[label]
         )
         cheap = len(self._tiers) - 1
-        odds = np.exp(np.minimum(np.maximum(-out, -50.0), 50.0))
-        chance = 1.0 / (1.0 + odds)
+        # tanh, unlike exp, cannot overflow: 1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2.
+        chance = 0.5 + 0.5 * np.tanh(0.5 * out)
         passing = np.ones(cheap + 1)
         passing[:cheap] = chance[:cheap]
         gap = np.zeros(cheap + 1)
-        gap[:cheap] = np.minimum(np.maximum(out[cheap : 2 * cheap], -1.0), 1.0)
+        np.minimum(np.maximum(out[cheap:-1], -1.0), 1.0, out=gap[:cheap])
         return Prediction(passing, float(chance[-1]), self._space.hidden(features, dense), gap)
 
     def parts(self) -> dict[str, bytes]:

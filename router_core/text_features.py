@@ -141,7 +141,6 @@ _SPREAD: Final = np.uint64(0xD6E8FEB86659FD93)
 _PAIR: Final = np.uint64(0xA0761D6478BD642F)
 _HALF: Final = np.uint64(32)
 _TOP: Final = np.uint64(64 - _BITS)
-_CHARACTER_OFFSET: Final = np.int64(BUCKETS)
 
 
 @dataclass(frozen=True)
@@ -150,21 +149,31 @@ class TextFeatures:
 
     Attributes
     ----------
-    words
-        int64 ``[2 w - 1]`` (empty without words): buckets in ``[0, BUCKETS)`` of the ``w`` words, then of the
-        pairs of neighbouring words.
-    characters
-        int64: buckets in ``[BUCKETS, 2 BUCKETS)`` of the byte 4-grams of the folded text.
+    buckets
+        int64: first the words and the pairs of neighbouring words, in ``[0, BUCKETS)``, then the byte 4-grams of
+        the folded text, in ``[BUCKETS, 2 BUCKETS)``.
     word_hash
-        uint64 ``[w]``: full hashes of the words, well mixed in every bit.
+        uint64 ``[w]``: full hashes of the words, well mixed in every bit; their buckets are ``buckets[:w]``.
+    pairs_end
+        Where the pairs end and the 4-grams begin: ``2 w - 1``, or 0 without words.
     statistics
         float64 ``[len(STATISTICS)]``.
     """
 
-    words: NDArray[np.int64]
-    characters: NDArray[np.int64]
+    buckets: NDArray[np.int64]
     word_hash: NDArray[np.uint64]
+    pairs_end: int
     statistics: NDArray[np.float64]
+
+    @property
+    def words(self) -> NDArray[np.int64]:
+        """Buckets of the words, then of the pairs."""
+        return self.buckets[: self.pairs_end]
+
+    @property
+    def characters(self) -> NDArray[np.int64]:
+        """Buckets of the byte 4-grams."""
+        return self.buckets[self.pairs_end :]
 
 
 def clip_text(text: str) -> str:
@@ -172,14 +181,6 @@ def clip_text(text: str) -> str:
     if len(text) <= HEAD + TAIL:
         return text
     return text[:HEAD] + text[-TAIL:]
-
-
-def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spread a polynomial hash over all 64 bits, in place."""
-    value ^= value >> _HALF
-    value *= _SPREAD
-    value ^= value >> _HALF
-    return value
 
 
 def _any(text: str, needles: tuple[str, ...]) -> float:
@@ -216,28 +217,31 @@ def text_features(text: str) -> TextFeatures:
     size = len(data)
 
     prefix = np.zeros(size + 1, dtype=np.uint64)
-    np.cumsum(_VALUE[data] * _POWER[:size], out=prefix[1:])
+    np.add.accumulate(_VALUE[data] * _POWER[:size], out=prefix[1:])
 
     # A word is a run of letters, digits and non-ASCII bytes; its edges are where the padded flags change.
     flags = np.zeros(size + 2, dtype=np.bool_)
     flags[1:-1] = _IS_WORD[data]
-    edges = np.flatnonzero(flags[1:] != flags[:-1])
+    edges = (flags[1:] != flags[:-1]).nonzero()[0]
     starts = edges[::2]
-    word_hash = _mix((prefix[edges[1::2]] - prefix[starts]) * _INVERSE[starts])
-    count = len(word_hash)
-    both = np.empty(max(0, 2 * count - 1), dtype=np.uint64)
-    both[:count] = word_hash
-    if count > 1:
-        pairs = word_hash[:-1] * _PAIR
-        pairs += word_hash[1:]
-        both[count:] = _mix(pairs)
-    words = (both >> _TOP).view(np.int64)
-
+    words = len(starts)
+    pairs_end = max(0, 2 * words - 1)
     grams = max(0, size - _ORDER + 1)
-    gram_hash = _mix((prefix[size - grams + 1 :] - prefix[:grams]) * _INVERSE[:grams])
-    characters = (gram_hash >> _TOP).view(np.int64)
-    characters += _CHARACTER_OFFSET
-    return TextFeatures(words, characters, word_hash, _statistics(clipped, length, raw, count))
+
+    hashes = np.empty(pairs_end + grams, dtype=np.uint64)
+    singles, pairs, rest = hashes[:words], hashes[words:pairs_end], hashes[pairs_end:]
+    np.multiply(prefix[edges[1::2]] - prefix[starts], _INVERSE[starts], out=singles)
+    np.multiply(singles[:-1], _PAIR, out=pairs)
+    pairs += singles[1:]
+    np.multiply(prefix[size - grams + 1 :] - prefix[:grams], _INVERSE[:grams], out=rest)
+
+    # A polynomial hash is weak in its low bits; this spreads it over all 64.
+    hashes ^= hashes >> _HALF
+    hashes *= _SPREAD
+    hashes ^= hashes >> _HALF
+    buckets = (hashes >> _TOP).view(np.int64)
+    buckets[pairs_end:] += BUCKETS
+    return TextFeatures(buckets, singles, pairs_end, _statistics(clipped, length, raw, words))
 
 
 def _statistics(clipped: str, length: int, raw: NDArray[np.uint8], words: int) -> NDArray[np.float64]:

@@ -51,7 +51,7 @@ class Vocabulary:
         Values are log counts times weights, each block scaled to unit length (characters to
         ``_CHARACTER_WEIGHT``). Rows rise; features outside the vocabulary are left out.
         """
-        found = self._row[np.concatenate((features.words, features.characters))]
+        found = self._row[features.buckets]
         found.sort()
         known = int(found.searchsorted(self.size))
         if known == 0:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pool import POLICIES, coverage, pool_of, replayed, salted
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -24,6 +23,7 @@ from router_core.evaluation import evaluate
 from router_core.fitting.fit import FitSettings, fit
 from router_core.policy import CASCADE
 from router_core.records import read_records
+from router_core.redraws import POLICIES, coverage, pool_of, replayed, salted
 
 FILES: dict[str, tuple[str, ...]] = {
     "finance_sentiment": ("llama-2-13b-chat", "gpt-3.5-turbo", "gpt-4"),
@@ -76,13 +76,25 @@ def measure(path: Path, tiers: tuple[str, ...], seed: int) -> dict[str, Any]:
         "iqr": {name: [round(float(q), 4) for q in np.quantile(v, [0.25, 0.75])] for name, v in costs.items()},
         "gap_to_oracle_closed": round((1 - medians[CASCADE]) / (1 - medians["oracle"]), 3),
         "file_split": {
-            name: {key: own["policies"][name][key] for key in ("cost_ratio", "quality_ratio", "joint_risk", "joint_risk_ci")}
-            for name in ("routenlp", "route_only", "coin_certified", "knn_certified", "isotonic_certified", "oracle")
+            name: {
+                key: own["policies"][name][key]
+                for key in ("cost_ratio", "quality_ratio", "joint_risk", "joint_risk_ci")
+            }
+            for name in (
+                "routenlp",
+                "route_only",
+                "coin_certified",
+                "knn_certified",
+                "isotonic_certified",
+                "oracle",
+            )
         },
         "apgr": {name: part.get("apgr") for name, part in report["tasks"].items() if "apgr" in part},
         "certificates_replay": replayed(bundle, records),
         "coverage": {
-            f"{name}@{alpha}": coverage(pool, name, alpha, settings.delta) for name in POLICIES[:2] for alpha in (0.05, 0.1)
+            f"{name}@{alpha}": coverage(pool, name, alpha, settings.delta)
+            for name in POLICIES[:2]
+            for alpha in (0.05, 0.1)
         },
     }
 
@@ -90,7 +102,20 @@ def measure(path: Path, tiers: tuple[str, ...], seed: int) -> dict[str, Any]:
 def table_of(results: dict[str, Any]) -> Table:
     """The table of the README."""
     table = Table(title="Certified cost ratio, joint risk <= .05 with delta .1: median of 20 salts")
-    for column in ("file", "n", "bad", "ours", "IQR", "route only", "coin", "kNN", "isotonic", "oracle", "gap closed", "prototype"):
+    for column in (
+        "file",
+        "n",
+        "bad",
+        "ours",
+        "IQR",
+        "route only",
+        "coin",
+        "kNN",
+        "isotonic",
+        "oracle",
+        "gap closed",
+        "prototype",
+    ):
         table.add_column(column, justify="left" if column == "file" else "right", no_wrap=True)
     for name, found in results.items():
         m = found["median_cost_ratio"]

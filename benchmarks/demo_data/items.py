@@ -30,7 +30,9 @@ LABELS: Mapping[str, tuple[str, ...]] = {
 """The label tasks and their labels; `extract` answers with words of its prompt instead."""
 
 _SALT = "routenlp-demo-v1|"
-_DROPPED = frozenset("a an the in on at by from to with near above through".split())
+_DROPPED = frozenset(
+    "a an the his her its their in on at by from to with near above under behind inside into through because".split()
+)
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ def split_question(prompt: str) -> tuple[str, str]:
 def grade(item: Item, response: str) -> int:
     """1 if `response` answers `item`, else 0.
 
-    Labels must be equal. Spans must be equal after lower-casing and dropping punctuation, articles and plain
-    prepositions, or equal once the words of the question are dropped from both ("310 loaves" for "how many
+    Labels must be equal. Spans must be equal after lower-casing and dropping punctuation, articles, possessives
+    and plain prepositions, or equal once the words of the question are dropped from both ("310 loaves" for "how many
     loaves", where 310 is the gold answer).
     """
     if item.task in LABELS:

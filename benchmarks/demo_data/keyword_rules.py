@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from items import normalise, split_question
 
-__all__ = ["answer"]
+__all__ = ["answer", "list_hits"]
 
 _LISTS: Mapping[str, Mapping[str, str]] = {
     "intent": {
@@ -66,9 +66,14 @@ def answer(task: str, prompt: str) -> str:
     return _span(prompt) if task == "extract" else _label(task, prompt)
 
 
-def _label(task: str, prompt: str) -> str:
+def list_hits(task: str, prompt: str) -> list[int]:
+    """How many words of the prompt are on each label's list, in the order of the lists."""
     words = normalise(prompt).split()
-    hits = {label: sum(word in listed.split() for word in words) for label, listed in _LISTS[task].items()}
+    return [sum(word in listed.split() for word in words) for listed in _LISTS[task].values()]
+
+
+def _label(task: str, prompt: str) -> str:
+    hits = dict(zip(_LISTS[task], list_hits(task, prompt), strict=True))
     best = max(hits, key=lambda label: hits[label])
     return best if hits[best] else _DEFAULT[task]
 

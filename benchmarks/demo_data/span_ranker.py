@@ -32,6 +32,8 @@ _PREPOSITIONS = frozenset(
     "in on at by from to with near above under behind over into of for through between before after during "
     "within off among around until since".split()
 )
+_JOINS = frozenset("and but while so except though".split())
+_AUXILIARIES = frozenset("did does do is was are were can must should has have will".split())
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,19 @@ Evidence = Callable[[Item, Sequence[Span]], list[dict[str, float]]]
 
 
 def spans(context: str) -> list[Span]:
-    """All spans of at most six words that no comma or full stop cuts."""
+    """All spans of at most six words that could stand alone.
+
+    No comma or full stop cuts them, an article before a span belongs to it, and none ends in an article or
+    preposition.
+    """
     words = tuple(context.split())
     found = []
     for start in range(len(words)):
+        if start and words[start - 1].lower() in _ARTICLES:
+            continue
         for stop in range(start + 1, min(start + _LONGEST, len(words)) + 1):
-            found.append(Span(words, start, stop))
+            if words[stop - 1].lower() not in _ARTICLES | _PREPOSITIONS:
+                found.append(Span(words, start, stop))
             if words[stop - 1][-1] in ".,":
                 break
     return found
@@ -118,7 +127,7 @@ class SpanRanker:
 
 def _describe(question: str, span: Span) -> dict[str, float]:
     asked = normalise(question).split()
-    kind = _kind(asked)
+    kinds = _kinds(asked)
     words = [normalise(word) for word in span.words]
     inside = words[span.start : span.stop]
     before = words[span.start - 1] if span.start else "^"
@@ -127,6 +136,7 @@ def _describe(question: str, span: Span) -> dict[str, float]:
     stems = {_stem(word) for word in asked if word not in _PREPOSITIONS and word not in _ARTICLES}
     named = [index for index, word in enumerate(words) if _stem(word) in stems]
     outside = [index for index in named if not span.start <= index < span.stop]
+    clause = _clause(span)
     gap = min((min(abs(index - span.start), abs(index - span.stop + 1)) for index in outside), default=9)
     plain: Mapping[str, float] = {
         f"shape={shape}": 1.0,
@@ -139,12 +149,36 @@ def _describe(question: str, span: Span) -> dict[str, float]:
         f"opens={span.start == 0}": 1.0,
         f"shared={min(len(named) - len(outside), 2)}": 1.0,
         f"gap={min(gap, 4)}": 1.0,
-        f"after_named={bool(outside) and max(outside) < span.start}": 1.0,
+        f"side={_side(span, outside)}": 1.0,
+        "clause": sum(index in clause for index in named) / max(1, len(named)),
     }
-    return {**plain, **{f"{kind}|{name}": value for name, value in plain.items()}}
+    return {**plain, **{f"{kind}|{name}": value for kind in kinds for name, value in plain.items()}}
 
 
-def _kind(asked: Sequence[str]) -> str:
+def _side(span: Span, named: Sequence[int]) -> str:
+    if not named:
+        return "alone"
+    return "before" if span.stop <= min(named) else "after" if span.start > max(named) else "between"
+
+
+def _clause(span: Span) -> range:
+    breaks = [
+        index + (word in _JOINS)
+        for index, word in enumerate(span.words)
+        if word in _JOINS or word.endswith(",")
+    ]
+    start = max((index for index in breaks if index <= span.start), default=0)
+    stop = min((index for index in breaks if index >= span.stop), default=len(span.words))
+    return range(start, stop)
+
+
+def _kinds(asked: Sequence[str]) -> tuple[str, str]:
+    kind = _question_word(asked)
+    verb = asked[len(kind.split())] if len(asked) > len(kind.split()) else ""
+    return kind, f"{kind}+{'object' if verb in _AUXILIARIES else 'subject'}"
+
+
+def _question_word(asked: Sequence[str]) -> str:
     text = " ".join(asked)
     if "colour" in asked:
         return "colour"

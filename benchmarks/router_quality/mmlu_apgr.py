@@ -1,9 +1,10 @@
 """Router quality and latency of the static encoder on MMLU, as JSON on standard output.
 
-APGR as RouteLLM (Ong et al., 2024) defines it: queries are sorted by the router's score for the strong model; for a
-share of calls to it from 0 to 100 % the performance gap recovered is (quality - weak) / (strong - weak); APGR is the
-area under that curve (a random order gives .5). Ties are averaged over their orders. Trained on the train rows, measured
-on the test rows of the file's own split; choices of the model were made by cross-validation on train (``--cv``).
+APGR as RouteLLM (Ong et al., 2024) defines it: queries are sorted by the router's score for the strong model;
+for a share of calls to it from 0 to 100 % the performance gap recovered is (quality - weak) / (strong - weak);
+APGR is the area under that curve (a random order gives .5). Ties are averaged over their orders. Trained on
+the train rows, measured on the test rows of the file's own split. Choices of the model were made by
+cross-validation on train (``--cv``).
 
     OMP_NUM_THREADS=1 python benchmarks/router_quality/mmlu_apgr.py ../shared/data/routing/mmlu.parquet
 """

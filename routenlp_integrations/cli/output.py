@@ -1,11 +1,10 @@
-"""Where words and files go: stdout for results, stderr for complaints and progress, JSON written whole or not."""
+"""Where words and files go: stdout for results, stderr for complaints and progress, JSON written whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,19 +18,22 @@ __all__ = ["STDOUT", "check_target", "complain", "console", "need_fit", "warn", 
 STDOUT = "-"
 """The value of ``--json`` that means standard output."""
 
-_FIT_EXTRA = ("crepes", "sklearn", "scipy", "numba")
+_FIT_PACKAGES = ("crepes", "sklearn", "scipy", "numba")
 
 
 def console(*, quiet: bool = False) -> Console:
-    """Console for results; `quiet` when stdout belongs to JSON. Honours NO_COLOR and the terminal's width."""
+    """Console for results, silent when stdout belongs to JSON; honours NO_COLOR and the terminal's width.
+
+    Markup and emoji codes are off: names of models and tasks come from the user and may hold brackets and colons.
+    """
     from rich.console import Console
 
-    return Console(quiet=quiet, highlight=False, soft_wrap=False)
+    return Console(quiet=quiet, highlight=False, markup=False, emoji=False)
 
 
 def complain(message: str, code: int) -> int:
     """Say what was wrong in one line on stderr and hand the exit code back."""
-    print(f"routenlp: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201 - this is the command line's voice
+    print(f"routenlp: {_one_line(message)}", file=sys.stderr)  # noqa: T201 - the command line's own voice
     return code
 
 
@@ -45,11 +47,16 @@ def warn(
 ) -> None:
     """Show a warning as one line without the place in the code; stands in for `warnings.showwarning`."""
     del category, filename, lineno, line
-    print(f"routenlp: warning: {' '.join(str(message).split())}", file=file or sys.stderr)  # noqa: T201
+    print(f"routenlp: warning: {_one_line(str(message))}", file=file or sys.stderr)  # noqa: T201 - as in complain
 
 
 def need_fit(purpose: str) -> None:
     """Refuse early where the packages of ``routenlp[fit]`` are not installed.
+
+    Parameters
+    ----------
+    purpose
+        Completes "... is needed to".
 
     Raises
     ------
@@ -58,20 +65,31 @@ def need_fit(purpose: str) -> None:
     """
     from importlib.util import find_spec
 
-    if any(find_spec(name) is None for name in _FIT_EXTRA):
+    if any(find_spec(name) is None for name in _FIT_PACKAGES):
         raise MissingExtraError("fit", purpose)
 
 
-def check_target(path: Path | None, option: str) -> None:
+def check_target(path: Path | None, option: str, suffixes: tuple[str, ...] = ()) -> None:
     """Refuse a file that could not be written, before any work is done.
+
+    Parameters
+    ----------
+    path
+        The file; None and ``-`` are always fine.
+    option
+        The option that names it, for the message.
+    suffixes
+        Endings allowed; any when empty.
 
     Raises
     ------
     InputError
-        When the path is a folder or its folder does not exist.
+        When the path is a folder, its folder does not exist, or its ending is not allowed.
     """
-    if path is None or str(path) == STDOUT:
+    if path is None or (str(path) == STDOUT and not suffixes):
         return
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise InputError(f"{option} {path}: the file must end in {' or '.join(suffixes)}")
     if path.is_dir():
         raise InputError(f"{option} {path} is a folder; name a file in it")
     if not path.parent.is_dir():
@@ -91,21 +109,20 @@ def write_json(target: Path, value: Any) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    if target.exists() and not target.is_file():
+        # A pipe or /dev/stdout cannot be replaced by renaming.
+        target.write_text(text, encoding="utf-8")
+        return
+    staging = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with staging.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes it private; a report is an ordinary file.
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        staging.replace(target)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -19,7 +19,17 @@ from router_core.conformal import acceptance_threshold
 from router_core.kernels import bad_served, sweep
 from router_core.policy import CASCADE, Ordering, Policy
 
-__all__ = ["Choice", "ScoreTable", "best_path", "choose_path", "coin_path", "confidence_paths", "expected_cost", "subsets", "tried_sets"]
+__all__ = [
+    "Choice",
+    "ScoreTable",
+    "best_path",
+    "choose_path",
+    "coin_path",
+    "confidence_paths",
+    "expected_cost",
+    "subsets",
+    "tried_sets",
+]
 
 Floats = NDArray[np.float64]
 
@@ -63,7 +73,13 @@ class ScoreTable:
         """The given rows."""
         after = {key: value[:, rows] for key, value in self.after.items()}
         return ScoreTable(
-            self.risk[rows], self.saving[rows], self.toss[rows], after, self.judged, self.cost[rows], self.bad[rows]
+            self.risk[rows],
+            self.saving[rows],
+            self.toss[rows],
+            after,
+            self.judged,
+            self.cost[rows],
+            self.bad[rows],
         )
 
     def scores(self, policy: Policy) -> tuple[Floats, Floats]:
@@ -77,7 +93,9 @@ class ScoreTable:
                 tier = called[last]
                 if self.judged[tier]:
                     risk, saving = self.after[tier, called[first:last]]
-                    accept[:, called[first], tier] = _order(policy.ordering, policy.offset, risk, saving, self.toss)
+                    accept[:, called[first], tier] = _order(
+                        policy.ordering, policy.offset, risk, saving, self.toss
+                    )
         return start, accept
 
     def replay(self, policy: Policy) -> tuple[NDArray[np.int8], Floats]:
@@ -119,7 +137,9 @@ class Choice:
     step_cost: Floats
 
 
-def choose_path(table: ScoreTable, name: str, scope: str, n: int, alpha: float, delta: float, seed: int) -> Choice:
+def choose_path(
+    table: ScoreTable, name: str, scope: str, n: int, alpha: float, delta: float, seed: int
+) -> Choice:
     """Build every candidate path and take the one expected to be cheapest once certified.
 
     Parameters
@@ -209,7 +229,14 @@ def coin_path(name: str, scope: str, cheap: int, tier: int) -> Policy:
 
 
 def _laid(
-    table: ScoreTable, name: str, scope: str, ordering: Ordering, offset: float, called: tuple[int, ...], *, by_p_value: bool
+    table: ScoreTable,
+    name: str,
+    scope: str,
+    ordering: Ordering,
+    offset: float,
+    called: tuple[int, ...],
+    *,
+    by_p_value: bool,
 ) -> Iterator[Policy]:
     """Paths of one score and one set of tiers: thresholds at its quantiles, one path per early-exit factor."""
     mask = np.full((1, table.risk.shape[1]), np.inf)
@@ -224,7 +251,9 @@ def _laid(
     else:
         pool = start_score[:, list(called)]
     if by_p_value:
-        levels = {tier: _p_value_levels(accept_score[:, called[0], tier], table.bad[:, tier]) for tier in called}
+        levels = {
+            tier: _p_value_levels(accept_score[:, called[0], tier], table.bad[:, tier]) for tier in called
+        }
     else:
         levels = dict.fromkeys(called, _quantile_levels(pool))
     for early in _EARLY if judged else (None,):
@@ -232,7 +261,11 @@ def _laid(
 
 
 def _thresholds(
-    probe: Policy, called: tuple[int, ...], levels: dict[int, Floats], judged: tuple[bool, ...], early: float | None
+    probe: Policy,
+    called: tuple[int, ...],
+    levels: dict[int, Floats],
+    judged: tuple[bool, ...],
+    early: float | None,
 ) -> Policy:
     """Lay the levels as thresholds; `early` None means that the start decides alone."""
     start = np.full((_STEPS + 1, probe.start.shape[1]), np.inf)

@@ -97,7 +97,9 @@ def baseline_table(
     return ScoreTable(risk, table.saving, table.toss, {}, unjudged, table.cost, table.bad)
 
 
-def path_outcome(table: ScoreTable, path: Policy, step_cost: NDArray[np.float64], alpha: float, delta: float) -> PathResult:
+def path_outcome(
+    table: ScoreTable, path: Policy, step_cost: NDArray[np.float64], alpha: float, delta: float
+) -> PathResult:
     """Walk one path over already drawn calibration rows: no grouping, no use count."""
     served, _ = table.replay(path)
     return certify_path(bad_served(served, table.bad), step_cost, alpha, delta)
@@ -140,8 +142,14 @@ def certify(
                 continue
             result = PathResult(0, 0, ())
             if table is not None and len(rows) >= least:
-                mine = baseline_table(name, table, candidate.baselines, view.models, hidden) if name in BASELINES else table
-                result = path_outcome(mine, path, candidate.step_cost[scope, name], candidate.alpha, candidate.delta)
+                mine = (
+                    baseline_table(name, table, candidate.baselines, view.models, hidden)
+                    if name in BASELINES
+                    else table
+                )
+                result = path_outcome(
+                    mine, path, candidate.step_cost[scope, name], candidate.alpha, candidate.delta
+                )
             shown[scope, name] = Certificate(
                 scope=scope,
                 policy=name,

@@ -81,7 +81,9 @@ def fit_view_models(
     names = tuple(sorted({task for task in tasks if task is not None}))
     scale = float(reference_cost.mean())
     floor = max(scale * 1e-3, 1e-12)
-    rows = _Rows(prompts, tasks, predictions, bad, np.log(np.maximum(reference_cost, floor) / max(scale, floor)))
+    rows = _Rows(
+        prompts, tasks, predictions, bad, np.log(np.maximum(reference_cost, floor) / max(scale, floor))
+    )
     before = np.asarray(
         [
             prompt_features(prompt, prediction, task, names)
@@ -114,9 +116,7 @@ def _fit_tier(
     counts = Counter(item.key for item in present if item.key)
     least = max(5.0, 0.01 * len(present))
     keys = tuple(sorted(key for key, count in counts.most_common(_KEYS) if count >= least))
-    signals = Counter(
-        name for item in present for name, value in item.signals.items() if np.isfinite(value)
-    )
+    signals = Counter(name for item in present for name, value in item.signals.items() if np.isfinite(value))
     used = tuple(sorted(name for name, count in signals.items() if count >= _PRESENT * len(present)))
     blank = EvidenceModel(tiers[:tier], tasks, keys, used, Forest.constant(0.0), Linear(np.zeros(0), 0.0))
     vectors: list[NDArray[np.float32]] = []

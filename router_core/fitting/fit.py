@@ -29,7 +29,7 @@ from router_core.fitting.candidates import (
     confidence_paths,
     tried_sets,
 )
-from router_core.fitting.certify import BASELINES, Candidate, certify
+from router_core.fitting.certify import Candidate, certify
 from router_core.fitting.evidence_model import fit_view_models
 from router_core.fitting.static import StaticTrainer
 from router_core.fitting.tables import HiddenFrom, Progress, bad_answers, evidence_of, score_table, views_of
@@ -134,7 +134,9 @@ def fit(
         "train_means": _train_means(prepared, candidate.scopes),
         "step_cost": {"|".join(key): cost.tolist() for key, cost in sorted(candidate.step_cost.items())},
     }
-    frozen = candidate_parts(priced, candidate.scopes, candidate.scorer, candidate.policies, told, candidate.baselines.parts())
+    frozen = candidate_parts(
+        priced, candidate.scopes, candidate.scorer, candidate.policies, told, candidate.baselines.parts()
+    )
     shown = certify(candidate, prepared.records, prepared.calib, uses, progress)
     bundle = Bundle(
         priced,
@@ -203,7 +205,9 @@ def _train_means(prepared: Prepared, scopes: Scopes) -> dict[str, list[list[floa
     for scope in ("overall", *(view.scope for view in scopes.views)):
         task = scope.removesuffix("/*")
         mine = [i for i in rows.tolist() if scope in ("overall", "*") or records.task[i] == task]
-        found[scope] = np.stack([records.quality[mine].mean(axis=0), records.cost[mine].mean(axis=0)], axis=1).tolist()
+        found[scope] = np.stack(
+            [records.quality[mine].mean(axis=0), records.cost[mine].mean(axis=0)], axis=1
+        ).tolist()
     return found
 
 
@@ -238,7 +242,9 @@ class _Fit:
         for view in self.scopes.views:
             views = self._views(view.scope, self.train)
             predictions = [
-                encoders[folds[r] if len(encoders) > 1 else 0].predict(self.records.prompt[i], views[r].task, views[r].subtask)
+                encoders[folds[r] if len(encoders) > 1 else 0].predict(
+                    self.records.prompt[i], views[r].task, views[r].subtask
+                )
                 for r, i in enumerate(self.train.tolist())
             ]
             if view.models not in models:
@@ -250,7 +256,13 @@ class _Fit:
             known_tune = evidence_of(self.records, self.tune, self.progress)
             for view in self.scopes.views:
                 tables[view.scope] = score_table(
-                    scorer, self.records, self.tune, self._views(view.scope, self.tune), self.bad, known_tune, self.progress
+                    scorer,
+                    self.records,
+                    self.tune,
+                    self._views(view.scope, self.tune),
+                    self.bad,
+                    known_tune,
+                    self.progress,
                 )
         return self._lay(scorer, tables, self.tune if held_out else self.train)
 
@@ -284,7 +296,11 @@ class _Fit:
         return views
 
     def _models(
-        self, views: Sequence[View], predictions: Sequence[Prediction], known: Mapping[Any, Any], keep: NDArray[np.bool_]
+        self,
+        views: Sequence[View],
+        predictions: Sequence[Prediction],
+        known: Mapping[Any, Any],
+        keep: NDArray[np.bool_],
     ) -> Any:
         at = np.flatnonzero(keep)
         rows = self.train[at]
@@ -314,19 +330,32 @@ class _Fit:
         for f in range(_FOLDS):
             models = self._models(views, predictions, known, folds != f)
             scorer = Scorer(self.records.models, encoders[f], {view.models: models})
-            mine = [r for r in np.flatnonzero(folds == f).tolist() if _serves(self.scopes, view.scope, views[r])]
+            mine = [
+                r for r in np.flatnonzero(folds == f).tolist() if _serves(self.scopes, view.scope, views[r])
+            ]
             if not mine:
                 continue
             order.extend(mine)
             held = {key: [items[r] for r in mine] for key, items in known.items()}
             parts.append(
-                score_table(scorer, self.records, self.train[mine], [views[r] for r in mine], self.bad, held, self.progress)
+                score_table(
+                    scorer,
+                    self.records,
+                    self.train[mine],
+                    [views[r] for r in mine],
+                    self.bad,
+                    held,
+                    self.progress,
+                )
             )
         return _concatenate(parts).take(np.argsort(np.asarray(order), kind="stable"))
 
     def _fold_of(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """Fold of each row by the hash of its group."""
-        digest = [hashlib.sha256(f"routenlp-fold-v1|{self.records.group[i]}".encode()).digest() for i in rows.tolist()]
+        digest = [
+            hashlib.sha256(f"routenlp-fold-v1|{self.records.group[i]}".encode()).digest()
+            for i in rows.tolist()
+        ]
         return np.asarray([int.from_bytes(d[:6], "big") % _FOLDS for d in digest], np.intp)
 
     def _lay(self, scorer: Scorer, tables: Mapping[str, ScoreTable], rows: NDArray[np.intp]) -> Candidate:
@@ -351,25 +380,32 @@ class _Fit:
                 "isotonic": isotonic[view.models].risk(table.risk),
             }
             chosen: dict[str, Choice] = {
-                name: choose_path(table, name, scope, n, s.alpha, s.delta, s.seed) for name in (CASCADE, ROUTE_ONLY)
+                name: choose_path(table, name, scope, n, s.alpha, s.delta, s.seed)
+                for name in (CASCADE, ROUTE_ONLY)
             }
             cheap = table.risk.shape[1]
             coins = [coin_path("coin", scope, cheap, tier) for tier in range(cheap)]
             chosen["coin"] = best_path(table, coins, n, s.alpha, s.delta, s.seed)
             for name, risk in rivals.items():
-                rival = ScoreTable(risk, table.saving, table.toss, {}, (False,) * cheap, table.cost, table.bad)
-                chosen[name] = best_path(rival, confidence_paths(rival, name, scope), n, s.alpha, s.delta, s.seed)
+                rival = ScoreTable(
+                    risk, table.saving, table.toss, {}, (False,) * cheap, table.cost, table.bad
+                )
+                chosen[name] = best_path(
+                    rival, confidence_paths(rival, name, scope), n, s.alpha, s.delta, s.seed
+                )
             for name, choice in chosen.items():
                 policies[scope, name] = choice.policy
                 cost[scope, name] = choice.step_cost
-            self.choices[scope] = {name: _told(choice, self.records.models, table) for name, choice in chosen.items()}
+            self.choices[scope] = {
+                name: _told(choice, self.records.models, table) for name, choice in chosen.items()
+            }
         return Candidate(
             self.scopes, scorer, Baselines(near, isotonic), policies, cost, s.alpha, s.delta, s.tolerance
         )
 
     def _rows_of(self, scope: str, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         served = [_serves(self.scopes, scope, view) for view in self._views(scope, rows)]
-        return rows[np.asarray(served, bool)]
+        return np.asarray(rows[np.asarray(served, bool)])
 
 
 def _serves(scopes: Scopes, scope: str, view: View) -> bool:
@@ -408,5 +444,7 @@ def _told(choice: Choice, tiers: Sequence[str], table: ScoreTable) -> dict[str, 
         "offset": choice.policy.offset,
         "tiers": [tiers[k] for k in choice.policy.called],
         "expected_cost_ratio": round(choice.expected_cost / scale, 6),
-        "expected_by_scale": {name: round(value / scale, 6) for name, value in sorted(choice.by_scale.items())},
+        "expected_by_scale": {
+            name: round(value / scale, 6) for name, value in sorted(choice.by_scale.items())
+        },
     }

@@ -71,7 +71,9 @@ def _evidence(
     if answer is None or not answer.strip() or len(before) < len(tried):
         return None
     signals = {
-        name: float(values[i, tier]) for name, values in records.signals.items() if np.isfinite(values[i, tier])
+        name: float(values[i, tier])
+        for name, values in records.signals.items()
+        if np.isfinite(values[i, tier])
     }
     return evidence(records.prompt[i], answer, before, signals)
 

@@ -23,8 +23,8 @@ def make_examples(n: int, seed: int, *, signal: float = 1.0) -> tuple[Examples, 
     text, task, subtask, truth = [], [], [], []
     for _ in range(n):
         t, s, hard = int(rng.integers(2)), int(rng.integers(3)), bool(rng.integers(2))
-        filler = " ".join(f"w{rng.integers(200)}" for _ in range(8))
-        text.append(f"{filler} {'prove' if hard else 'state'} {filler[::-1]}")
+        filler = " ".join(f"w{rng.integers(60)}" for _ in range(6))
+        text.append(f"{'prove' if hard else 'state'} {filler}")
         task.append(f"task{t}")
         subtask.append(f"sub{s}")
         truth.append(0.85 - signal * (0.35 * hard + 0.25 * (s == 1)))
@@ -58,7 +58,7 @@ def test_same_input_gives_the_same_bytes() -> None:
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_every_level_of_masking_learns_and_is_calibrated(level: int) -> None:
-    """Half of the log-loss that can be saved is saved; by fifth the mean prediction equals the mean outcome."""
+    """Half of the log-loss that can be saved is saved; in every fifth, mean prediction is mean outcome."""
     train, _ = make_examples(2000, 2)
     test, truth = make_examples(1500, 3)
     found = predictions(StaticTrainer(), train, test, level)

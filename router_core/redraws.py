@@ -1,14 +1,18 @@
-"""Calib and test of one file as one population: redraws and re-splits with the score and the path frozen on train."""
+"""Calib and test of one file as one population: redraws and re-splits with the score and the path frozen on train.
+
+Re-splits of one pool are dependent and their test halves noisy, so coverage is checked on redraws with replacement, for
+which the pool is the population and the deployed policy's risk is exact. Source: METHOD.md 2.11.
+"""
 
 import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from router_core.bundle import Bundle
 from router_core.certificate import certify_path
+from router_core.errors import InputError
 from router_core.evaluation import candidate_of
 from router_core.fitting.certify import BASELINES, baseline_table, path_outcome, scope_table
 from router_core.fitting.tables import bad_answers
@@ -16,6 +20,8 @@ from router_core.kernels import bad_served
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.records import Records
 from router_core.splits import prepare
+
+__all__ = ["POLICIES", "Pool", "coverage", "pool_of", "replayed", "salted"]
 
 POLICIES = (CASCADE, ROUTE_ONLY, *BASELINES)
 
@@ -48,14 +54,22 @@ class Pool:
 
 
 def pool_of(bundle: Bundle, records: Records, scope: str) -> Pool:
-    """Score calib + test of one scope with a fitted bundle."""
+    """Score calib + test of one scope with a fitted bundle.
+
+    Raises
+    ------
+    InputError
+        When the records have no rows of the scope.
+    """
     prepared, _ = prepare(records).complete(bundle.portfolio.names)
     settled, candidate = prepared.records, candidate_of(bundle)
     bad = bad_answers(settled, candidate.tolerance)
     both = np.concatenate([prepared.calib_all, prepared.test])
     _, first = np.unique(prepared.group_id[both], return_index=True)
     rows, table = scope_table(candidate, settled, np.sort(both[first]), scope, bad)
-    assert table is not None
+    if table is None:
+        msg = f"{settled.source}: no calib or test rows of scope {scope!r}; give records of its task"
+        raise InputError(msg)
     view = next(view for view in bundle.scopes.views if view.scope == scope)
     hidden = np.stack([bundle.scorer.encoder.embed(settled.prompt[i]) for i in rows.tolist()])
     wrong, cost, steps = {}, {}, {}
@@ -94,6 +108,8 @@ def coverage(pool: Pool, name: str, alpha: float, delta: float, draws: int = 2_0
 
     The pool is the population, so the deployed policy's risk over it is exact.
     """
+    from scipy.stats import binom
+
     bad, steps = pool.bad[name], pool.step_cost[name]
     risk, rng, n = bad.mean(axis=1), np.random.default_rng(seed), len(pool.ids)
     violations = 0
@@ -113,7 +129,8 @@ def replayed(bundle: Bundle, records: Records) -> bool:
         for name in (CASCADE, ROUTE_ONLY):
             shown = bundle.certificates[view.scope, name]
             path, steps = bundle.policies[view.scope, name], candidate.step_cost[view.scope, name]
-            assert table is not None
+            if table is None:
+                return False
             again = path_outcome(table, path, steps, shown.alpha, shown.delta)
             if (again.step, again.bad_count if again.step else 0) != (shown.step, shown.bad):
                 return False

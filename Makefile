@@ -1,0 +1,55 @@
+# One command each: `make demo` for a first look, `make test` for what CI runs. Both make their own environment.
+PYTHON ?= python3
+VENV := .venv
+WHEEL_VENV := .venv-wheel
+BIN := $(VENV)/bin
+PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+STAMPS := .stamps
+# One thread each: the test machine has two cores and the tests are many small computations.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: demo test test-all lint clean
+
+demo: $(STAMPS)/demo ## fit, certify and route the packaged demo data; no key, no network
+	$(BIN)/routenlp demo
+
+test: lint $(STAMPS)/wheel ## what CI runs: static checks, all tests, and the tests against the built wheel
+	$(BIN)/python -m pytest -m "not slow"
+	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest -m "not slow and not statistical" tests
+
+test-all: lint $(STAMPS)/wheel ## `make test` and everything slow
+	$(BIN)/python -m pytest
+	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest tests
+
+lint: $(STAMPS)/test ## ruff, mypy strict, import walls
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "RouteNLP needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMPS)/demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python $(PIP) -e '.[langchain,fit]'
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/test: pyproject.toml constraints.txt requirements-test.txt | $(VENV)/bin/python
+	$(BIN)/python $(PIP) -e '.[langchain,fit]' -r requirements-test.txt
+	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/demo
+
+# The wheel is tested outside the checkout, so that nothing but the installed files can be imported.
+$(STAMPS)/wheel: $(STAMPS)/test $(shell git ls-files router_core routenlp_integrations exporters routenlp tests 2>/dev/null)
+	rm -rf $(STAMPS)/dist $(STAMPS)/wheel-run
+	$(BIN)/python -m build --wheel --no-isolation --outdir $(STAMPS)/dist . > $(STAMPS)/build.log || (cat $(STAMPS)/build.log; exit 1)
+	test -x $(WHEEL_VENV)/bin/python || $(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python $(PIP) --force-reinstall --no-deps $(STAMPS)/dist/*.whl
+	$(WHEEL_VENV)/bin/python $(PIP) "$$(ls $(CURDIR)/$(STAMPS)/dist/*.whl)[langchain,fit]" -r requirements-test.txt
+	mkdir -p $(STAMPS)/wheel-run && cp -r tests $(STAMPS)/wheel-run/tests
+	cp pyproject.toml $(STAMPS)/wheel-run/
+	touch $@
+
+clean: ## remove everything make made
+	rm -rf $(VENV) $(WHEEL_VENV) $(STAMPS) .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Thin faces of `router_core`: LangChain, LlamaIndex, the command line."""

@@ -1,0 +1,184 @@
+"""``routenlp demo``: the whole road on the data that ships with the package; no key, no network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from router_core.errors import InputError
+from routenlp_integrations.cli.output import STDOUT, check_target, console, need_fit, write_json
+from routenlp_integrations.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from router_core.bundle import Bundle
+    from router_core.fitting.tables import Progress
+
+__all__ = ["DATA", "demo"]
+
+DATA = Path(__file__).parent / "demo_data"
+"""Folder of the packaged records."""
+
+_MARK = "demo.json"
+_ALPHA, _DELTA = 0.05, 0.1
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Folder for bundle, report and picture; that of an earlier demo is used again.")
+    ] = Path("routenlp-demo"),
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON to this file too; - for stdout.")
+    ] = None,
+) -> None:
+    """Fit, certify and route the records that ship with the package. No key, no network."""
+    check_target(json_file, "--json")
+    need_fit("run the demo")
+    from router_core.evaluation import evaluate
+    from router_core.plots import plot_evaluation
+    from router_core.portfolio import Portfolio
+    from router_core.records import read_records
+    from routenlp_integrations.cli.demo_routes import agree, route_all, test_rows
+    from routenlp_integrations.cli.summary import summarise
+    from routenlp_integrations.langchain import RoutingChatModel  # noqa: F401 - refused before any work if it is missing
+
+    _check_folder(out)
+    began = time.perf_counter()
+    portfolio = Portfolio.load(DATA / "portfolio.json")
+    records = read_records(DATA / "records.jsonl", portfolio)
+    to_stdout = str(json_file) == STDOUT
+    with progress_bar(silent=to_stdout) as progress:
+        bundle, fresh = _bundle(out, portfolio, progress)
+        report = evaluate(bundle, records, progress=progress)
+        rows = test_rows(records, bundle.portfolio.names)
+        routed = route_all(out / "bundle", rows, progress)
+        agree(routed, report)
+    plot_evaluation(report, out / "evaluation.png")
+    write_json(out / "evaluation.json", report)
+    seconds = time.perf_counter() - began
+    told = {
+        "out": str(out),
+        "fitted_now": fresh,
+        "queries": len(records),
+        "test": len(rows),
+        "bundle": summarise(bundle, str(out / "bundle")),
+        "evaluation": report,
+        "routed": {
+            "n": len(routed),
+            "cost_usd": sum(item.cost_usd for item in routed),
+            "certified": sum(item.certified for item in routed),
+            "agrees_with_evaluation": True,
+        },
+        "picture": str(out / "evaluation.png"),
+        "seconds": round(seconds, 3),
+    }
+    _tell(console(quiet=to_stdout), told)
+    if json_file is not None:
+        write_json(json_file, told)
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARK).is_file())):
+        raise InputError(f"{out} exists and is not the folder of a demo; choose another --out or remove it")
+    if not (DATA / "records.jsonl").is_file():
+        raise InputError(f"{DATA / 'records.jsonl'} is missing; install routenlp again")
+
+
+def _bundle(out: Path, portfolio: Any, progress: Progress | None) -> tuple[Bundle, bool]:
+    """The bundle of an earlier demo on the same records, else a fresh one; calib is not spent twice for nothing."""
+    from router_core.bundle import Bundle
+    from router_core.fitting.fit import FitSettings, fit
+
+    content = b"".join((DATA / name).read_bytes() for name in ("records.jsonl", "portfolio.json"))
+    data = hashlib.sha256(content).hexdigest()
+    mark = out / _MARK
+    if mark.is_file() and (out / "bundle").is_dir():
+        bundle = Bundle.load(out / "bundle")
+        if _read(mark) == {"data": data, "bundle": bundle.id}:
+            return bundle, False
+    out.mkdir(parents=True, exist_ok=True)
+    # Marked before anything else is written, so that a demo cut short can be started again.
+    write_json(mark, {"data": data, "bundle": None})
+    bundle = fit(
+        [DATA / "records.jsonl"],
+        out=out / "bundle",
+        portfolio=portfolio,
+        tiers=portfolio.names,
+        settings=FitSettings(_ALPHA, _DELTA),
+        progress=progress,
+    )
+    write_json(mark, {"data": data, "bundle": bundle.id})
+    return bundle, True
+
+
+def _read(mark: Path) -> Any:
+    try:
+        return json.loads(mark.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def _tell(screen: Console, told: dict[str, Any]) -> None:
+    from routenlp_integrations.cli.report import heading, lines, print_missing, print_tiers
+    from routenlp_integrations.cli.scorecard import closed_gap, print_policies, print_scopes, with_interval
+
+    report, summary = told["evaluation"], told["bundle"]
+    reference = summary["reference"]
+    ours = report["overall"]["policies"]["routenlp"]
+    how = "fitted and certified" if told["fitted_now"] else "bundle of an earlier demo, not fitted again"
+    screen.print(
+        f"{told['queries']} recorded queries of {len(summary['tasks'])} tasks, {len(summary['tiers'])} tiers; {how}; "
+        f"{told['test']} test queries routed; {told['seconds']:.0f} s",
+        style="bold",
+    )
+    print_tiers(screen, summary)
+    print_policies(screen, report)
+    print_scopes(screen, report)
+    print_missing(screen, summary)
+    heading(screen, "What this says")
+    closed = closed_gap(report["overall"]["policies"])
+    saved = 1.0 - ours["cost_ratio"]
+    lines(
+        screen,
+        [
+            f"{100 * saved:.0f} % of the cost of always {reference} was saved, at "
+            f"{with_interval(ours['quality_ratio'], ours['quality_ratio_ci'])} % of its quality"
+            + (f"; {100 * closed:.0f} % of what an oracle would save." if closed is not None else "."),
+            f"{with_interval(ours['joint_risk'], ours['joint_risk_ci'])} % of the queries got a cheap answer worse than "
+            f"{reference}'s. Certified, for each scope by itself: at most {100 * summary['settings']['alpha']:g} %, with "
+            f"confidence {1 - summary['settings']['delta']:g}.",
+            f"{told['routed']['n']} queries went through RoutingChatModel (LangChain) over the recorded answers: the same "
+            "tiers, quality and cost as in the replay above.",
+        ],
+    )
+    heading(screen, "What it does not say")
+    lines(screen, _limits(told))
+    heading(screen, "See")
+    bundle = f"{told['out']}/bundle"
+    for line in (
+        f"picture  {told['picture']}",
+        f"report   {told['out']}/evaluation.json",
+        f"bundle   routenlp inspect {bundle}",
+        f"route    routenlp route {bundle} \"My parcel has not arrived\" --task {next(iter(summary['tasks']))}",
+    ):
+        screen.print(line, soft_wrap=True)
+
+
+def _limits(told: dict[str, Any]) -> list[str]:
+    summary = told["bundle"]
+    sizes = {c["scope"]: c["n"] for c in summary["certificates"] if c["policy"] == "cascade"}
+    calib = ", ".join(f"{scope} {n}" for scope, n in sizes.items())
+    return [
+        f"The data are small and were written for this demo: calibration items per scope: {calib}; {told['test']} test "
+        "queries. The intervals are wide, and nothing here is a benchmark.",
+        f"The reference, {summary['reference']}, is the best of the models recorded here, all of which run on a "
+        "laptop; it is no frontier model, and it errs. Quality is relative to it.",
+        "The prices are nominal: nobody charges them. The answers are real, recorded once.",
+        "A certificate speaks of queries like the calibration items, and of these tiers as they are.",
+    ]

@@ -1,0 +1,80 @@
+"""``routenlp inspect``: what a bundle is, what was shown of it, when it lapses, what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from routenlp_integrations.cli.output import STDOUT, console, write_json
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of text.")] = False,
+) -> None:
+    """Say what a bundle is, what was shown of it, when that lapses, and which minimum n is missing."""
+    from router_core.bundle import Bundle
+    from routenlp_integrations.cli.report import print_certificates, print_missing, print_origin, print_tiers
+    from routenlp_integrations.cli.summary import POLICIES, summarise
+
+    loaded = Bundle.load(bundle)
+    summary = summarise(loaded, str(bundle)) | _manifest(bundle)
+    if as_json:
+        write_json(Path(STDOUT), summary)
+        return
+    from routenlp_integrations.cli.report import facts, heading, lines
+
+    screen = console()
+    screen.print(f"Bundle {summary['bundle'][:12]} in {bundle}", style="bold")
+    facts(
+        screen,
+        [
+            ("id", summary["bundle"]),
+            ("candidate", str(summary["candidate"])),
+            ("made with", ", ".join(f"{name} {version}" for name, version in summary["versions"].items())),
+            ("format", f"schema {summary['schema']}, route text {summary['route_text']}"),
+            ("fingerprints", ", ".join(f"{tier} = {print_}" for tier, print_ in summary["fingerprints"].items())),
+        ],
+    )
+    heading(screen, "Made from")
+    print_origin(screen, summary)
+    print_tiers(screen, summary)
+    heading(screen, "Scopes")
+    lines(screen, _scopes(summary["tasks"]))
+    print_certificates(screen, summary)
+    heading(screen, "What was shown")
+    lines(screen, [shown["sentence"] for shown in summary["certificates"] if shown["policy"] in POLICIES])
+    heading(screen, "What ends it")
+    lines(screen, summary["void"])
+    print_missing(screen, summary)
+    if not summary["missing"]:
+        screen.print()
+        screen.print(f"No scope is below its minimum n ({_least(summary)} calibration items at these levels).")
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    import json
+
+    content = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    return {key: content[key] for key in ("schema", "versions", "route_text", "fingerprints")}
+
+
+def _scopes(tasks: dict[str, list[str]]) -> list[str]:
+    told = []
+    for task, subtasks in tasks.items():
+        if subtasks:
+            told.append(f"{task}: {len(subtasks)} subtasks named; {task}/* when the subtask is missing or new")
+        else:
+            told.append(f"{task}: no subtasks")
+    if len(tasks) > 1:
+        told.append("*: queries whose task is not named; the calibration mix of all tasks")
+    told.append("a named task that is not listed goes to the reference tier")
+    return told
+
+
+def _least(summary: dict[str, Any]) -> int:
+    return max((int(shown["minimum_n"]) for shown in summary["certificates"]), default=0)

@@ -1,0 +1,173 @@
+"""Tables and sentences about a bundle, shared by `fit`, `inspect` and `demo`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from routenlp_integrations.cli.summary import POLICIES, cost_sentence
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["facts", "heading", "lines", "percent", "print_certificates", "print_missing", "print_origin", "print_tiers", "table"]
+
+_PATHS = {
+    "confidence": "confidence",
+    "risk_per_dollar": "risk/dollar",
+    "p_value": "p-value",
+    "coin": "coin",
+}
+
+_SOURCES = {"prices from records": "records", "mean of records": "records' mean cost", "portfolio file": "portfolio file"}
+
+
+def table(*columns: tuple[str, str]) -> Table:
+    """An unframed table; each column is its header and how it is set, ``"left"`` or ``"right"``."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for header, justify in columns:
+        # Numbers stay whole; names give way and fold, so that no column vanishes at 80 characters.
+        made.add_column(header, justify=justify, no_wrap=justify == "right", overflow="fold")  # type: ignore[arg-type]
+    return made
+
+
+def heading(out: Console, text: str) -> None:
+    """A heading with a blank line before it."""
+    out.print()
+    out.print(text, style="bold")
+
+
+def facts(out: Console, pairs: Sequence[tuple[str, str]]) -> None:
+    """Named facts, one a line, folded under themselves."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in pairs:
+        grid.add_row(name, value)
+    out.print(grid)
+
+
+def lines(out: Console, sentences: Sequence[str]) -> None:
+    """Sentences as a list, folded under themselves."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for sentence in sentences:
+        grid.add_row("-", sentence)
+    out.print(grid)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A ratio as a percentage; ``-`` when it is not known."""
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def print_origin(out: Console, summary: dict[str, Any]) -> None:
+    """What the bundle was made from: records, drops, splits, straddlers, costs; assumed costs are said loudly."""
+    settings = summary["settings"]
+    basis = summary["cost_basis"]
+    facts(
+        out,
+        [
+            ("records", str(summary["records"])),
+            ("dropped", str(summary["drops"]).removeprefix("dropped ")),
+            ("splits", str(summary["splits"])),
+            ("costs", cost_sentence(basis)),
+            ("bad means", _bad(settings["tolerance"], summary["reference"])),
+            ("encoder", f"{summary['encoder']}, seed {settings['seed']}"),
+        ],
+    )
+    if basis == "assumed":
+        told = ", ".join(
+            f"{tier['name']} {tier['assumed_completion_tokens']}"
+            for tier in summary["tiers"]
+            if tier["assumed_completion_tokens"] is not None
+        )
+        out.print()
+        out.print(
+            f"The costs are ASSUMED (completion tokens: {told or 'none given'}): every cost and saving below is an "
+            "estimate.",
+            style="bold",
+        )
+
+
+def print_tiers(out: Console, summary: dict[str, Any]) -> None:
+    """The portfolio with its prices."""
+    heading(out, "Tiers in cascade order; the last is the reference")
+    made = table(
+        ("", "right"), ("tier", "left"), ("$ per 1M in", "right"), ("$ per 1M out", "right"), ("$ per call", "right"),
+        ("price from", "left"),
+    )  # fmt: skip
+    for number, tier in enumerate(summary["tiers"], start=1):
+        token_prices = [_amount(tier[key]) for key in ("input_usd_per_m", "output_usd_per_m")]
+        per_call = _amount(tier["usd_per_call"] or None)
+        made.add_row(str(number), tier["name"], *token_prices, per_call, _SOURCES.get(tier["price_basis"], "-"))
+    out.print(made)
+
+
+def print_certificates(out: Console, summary: dict[str, Any]) -> None:
+    """One line for each scope and policy: n, bad, allowed, step, cost and path."""
+    settings = summary["settings"]
+    heading(
+        out,
+        f"Certificates: {settings['risk']} risk at most {settings['alpha']:g}, confidence {1 - settings['delta']:g}",
+    )
+    known = any("allowed" in shown for shown in summary["certificates"])
+    made = table(
+        ("scope", "left"), ("policy", "left"), ("n", "right"), ("bad/may" if known else "bad", "right"), ("step", "right"),
+        ("cost", "right"), ("path", "left"),
+    )  # fmt: skip
+    numbers = {tier["name"]: str(number) for number, tier in enumerate(summary["tiers"], start=1)}
+    for shown in summary["certificates"]:
+        if shown["policy"] not in POLICIES:
+            continue
+        bad = str(shown["bad"]) if shown["certified"] and shown["bad"] is not None else "-"
+        if known:
+            bad += f"/{shown['allowed']}" if shown["allowed"] >= 0 else "/-"
+        step = f"{shown['step']}/{shown['steps']}" if shown["certified"] else "none"
+        path = f"{_PATHS.get(shown['path'], shown['path'])} {'>'.join(numbers[name] for name in shown['path_tiers'])}"
+        path = path if shown["certified"] else f"all to {len(numbers)}"
+        made.add_row(shown["scope"], shown["policy"], str(shown["n"]), bad, step, percent(shown["cost_ratio"]), path)
+    out.print(made)
+    may = "may: bad answers that n permits; " if known else ""
+    out.print(
+        f"n: calibration items, one per group; bad: bad answers among them; {may}step: certified step of the path; "
+        f"cost: share of always {summary['reference']}, on the rows that laid the path; path: what orders it, and the "
+        "cheap tiers it may call.",
+        style="dim",
+    )
+
+
+def print_missing(out: Console, summary: dict[str, Any]) -> None:
+    """Scopes that cannot certify, with the n they need; scopes that had the n and failed."""
+    few = [
+        f"{item['scope']}: {item['n']} calibration items, needs at least {item['minimum_n']} "
+        f"({item['minimum_n'] - item['n']} more); every query goes to {summary['reference']}"
+        for item in summary["missing"]
+    ]
+    failed = [
+        f"{shown['scope']}, {shown['policy']}: {shown['n']} calibration items are enough, but too many cheap answers "
+        f"were bad; every query goes to {summary['reference']}"
+        for shown in summary["certificates"]
+        if shown["policy"] in POLICIES and not shown["certified"] and shown["n"] >= shown["minimum_n"]
+    ]
+    if few or failed:
+        heading(out, "Not certified")
+        lines(out, [*few, *failed])
+
+
+def _bad(tolerance: float, reference: str) -> str:
+    by = "at all" if tolerance == 0 else f"by more than {tolerance:g}"
+    return f"quality below {reference}'s on the same query {by}"
+
+
+def _amount(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,123 @@
+"""Task and tier by ``config["configurable"]``, also behind `bind_tools` and `with_config`.
+
+LangChain does not hand the configuration to `_generate`. Both choices become keyword arguments of the call, so they
+reach it, are seen by tracers, and are part of the key of a cache.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig, ensure_config
+
+from router_core.errors import InputError
+
+__all__ = ["TASK", "TIER", "ConfiguredChatModel"]
+
+TASK, TIER = "routenlp_task", "routenlp_tier"
+_KEYS = {"task": TASK, "tier": TIER}
+
+
+class ConfiguredChatModel(BaseChatModel):
+    """A chat model whose calls take a task and a tier from the configuration."""
+
+    task: str | None = None
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """What ``config["configurable"]`` may hold."""
+        kind = str | None
+        return [
+            ConfigurableFieldSpec(id="task", annotation=kind, description="Task of the query.", default=self.task),
+            ConfigurableFieldSpec(id="tier", annotation=kind, description="Tier to force.", default=None),
+        ]
+
+    def _check_tier(self, name: str) -> None:
+        """Raise InputError for a tier that does not exist."""
+        raise NotImplementedError
+
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Answer one query; see `BaseChatModel.invoke`."""
+        return super().invoke(input, config, stop=stop, **self._chosen(config, kwargs))
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Answer one query; see `BaseChatModel.ainvoke`."""
+        return await super().ainvoke(input, config, stop=stop, **self._chosen(config, kwargs))
+
+    def stream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """Answer one query chunk by chunk; see `BaseChatModel.stream`."""
+        return super().stream(input, config, stop=stop, **self._chosen(config, kwargs))
+
+    def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """Answer one query chunk by chunk; see `BaseChatModel.astream`."""
+        return super().astream(input, config, stop=stop, **self._chosen(config, kwargs))
+
+    def _chat_model_stream_v3(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        return super()._chat_model_stream_v3(input, config, stop=stop, **self._chosen(config, kwargs))
+
+    async def _achat_model_stream_v3(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        return await super()._achat_model_stream_v3(input, config, stop=stop, **self._chosen(config, kwargs))
+
+    def _chosen(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The keyword arguments with the task and the tier that the configuration names.
+
+        Raises
+        ------
+        InputError
+            When one is not text, or the portfolio has no such tier.
+        """
+        configurable = ensure_config(config).get("configurable", {})
+        for name, key in _KEYS.items():
+            value = configurable.get(name)
+            if value is None:
+                continue
+            if not isinstance(value, str):
+                msg = f"configurable[{name!r}] must be text, not {value!r}"
+                raise InputError(msg)
+            kwargs = {**kwargs, key: value}
+        if TIER in kwargs:
+            self._check_tier(kwargs[TIER])
+        return kwargs

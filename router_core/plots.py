@@ -1,0 +1,284 @@
+"""The picture of an evaluation: quality against cost, and the joint risk beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from router_core.errors import MissingExtraError
+
+__all__ = ["plot_evaluation"]
+
+_MOST_PANELS = 6
+_GREY, _INK = "#767676", "#222222"
+_ALWAYS = "always:"
+
+
+class _Look(NamedTuple):
+    label: str
+    colour: str
+    marker: str
+    size: float
+    filled: bool
+
+
+# The colours are those of Okabe and Ito, which readers with colour blindness can tell apart.
+_LOOKS = {
+    "routenlp": _Look("routenlp, certified", "#0072B2", "o", 10, True),
+    "route_only": _Look("route_only, certified", "#56B4E9", "o", 7, True),
+    "coin_certified": _Look("coin, certified", "#CC79A7", "D", 6.5, True),
+    "knn_certified": _Look("kNN, certified", "#D55E00", "^", 7.5, True),
+    "isotonic_certified": _Look("isotonic, certified", "#009E73", "v", 7.5, True),
+    "random_same_cost": _Look("random mix, same cost", _GREY, "X", 7, False),
+    "oracle": _Look("oracle", _INK, "*", 12, False),
+}
+_LINES = {"knn": "knn_certified", "isotonic": "isotonic_certified", "routenlp": "routenlp"}
+
+
+def plot_evaluation(report: Mapping[str, Any], path: str | Path) -> None:
+    """Draw an evaluation report, and write the file whole or not at all.
+
+    One panel per scope, all queries first, at most six: quality against cost, both as shares of the reference
+    tier's; marks are policies, lines are the whole uncertified paths, the cross is the 95 % interval of the certified
+    policy. Beside the first panel stands the joint risk of every policy with its interval, against alpha.
+
+    Parameters
+    ----------
+    report
+        What `router_core.evaluation.evaluate` returns.
+    path
+        File to write; its ending names the format (``.png``, ``.svg`` or ``.pdf``).
+
+    Raises
+    ------
+    MissingExtraError
+        Without matplotlib.
+    OSError
+        When the file cannot be written.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("fit", "draw an evaluation") from None
+
+    target = Path(path)
+    scopes = _scopes(report)
+    rest = len(scopes) - 1
+    columns = 2 if rest in (0, 1, 2, 4) else 3
+    rows = -(-rest // columns)
+    with rc_context({"font.size": 9, "axes.titlesize": 9.5, "svg.hashsalt": "routenlp"}):
+        figure = Figure(figsize=(11.0, 5.6 + 3.9 * rows), dpi=150, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        parts = figure.subfigures(
+            1 + (rows > 0), 1, height_ratios=[5.6, 3.9 * rows] if rows else [1], squeeze=False
+        )
+        wide, narrow = parts[0, 0].subplots(1, 2, width_ratios=[1.75, 1])
+        _quality_against_cost(wide, *scopes[0], large=True)
+        _risks(narrow, scopes[0][1], _alpha(report))
+        if rows:
+            grid = parts[1, 0].subplots(rows, columns, squeeze=False).ravel()
+            for axes, (title, told) in zip(grid, scopes[1:], strict=False):
+                _quality_against_cost(axes, title, told, large=False)
+            for axes in grid[rest:]:
+                axes.set_visible(False)
+        figure.suptitle(_heading(report), fontsize=11, fontweight="bold", x=0.01, ha="left")
+        _write(figure, target)
+
+
+def _write(figure: Any, target: Path) -> None:
+    kind = target.suffix.lower().removeprefix(".") or "png"
+    content = BytesIO()
+    # A date in the file would make two pictures of one report differ.
+    figure.savefig(
+        content, format=kind, metadata={"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    )
+    staging = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with staging.open("wb") as file:
+            file.write(content.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(target)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def _scopes(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    tasks: Mapping[str, Any] = report["tasks"]
+    if len(tasks) == 1:
+        # All queries together would be the same picture without its certificate.
+        return list(tasks.items())
+    named = [(name, told) for name, told in tasks.items() if not name.endswith("*")]
+    masked = [(_masked(name), told) for name, told in tasks.items() if name.endswith("*")]
+    first = [("all tasks, each named", report["overall"])] if len(named) > 1 else []
+    return (first + named + masked)[:_MOST_PANELS]
+
+
+def _masked(name: str) -> str:
+    return "* (task masked)" if name == "*" else f"{name} (subtask masked)"
+
+
+def _heading(report: Mapping[str, Any]) -> str:
+    told = f"Quality and cost on {report['n']} queries of split {report['split']}, bundle {report['bundle'][:12]}"
+    return f"{told} (costs ASSUMED)" if report.get("cost_basis") == "assumed" else told
+
+
+def _alpha(report: Mapping[str, Any]) -> tuple[float, float]:
+    shown = next(told["certificate"] for told in report["tasks"].values())
+    return shown["alpha"], shown["delta"]
+
+
+def _looks(policies: Mapping[str, Any]) -> dict[str, _Look]:
+    """How every policy of the report is drawn, single tiers by their number in the cascade."""
+    looks = {name: look for name, look in _LOOKS.items() if policies.get(name) is not None}
+    for name in (*_LINES.values(), "route_only", "coin_certified"):
+        # Nothing of the policy was certified, so it is the reference tier by another name.
+        if name in looks and list(policies[name]["share"].values())[-1] == 1.0:
+            looks[name] = looks[name]._replace(label=looks[name].label.replace("certified", "none certified"))
+    tiers = [name for name in policies if name.startswith(_ALWAYS)]
+    for number, name in enumerate(tiers, start=1):
+        looks[name] = _Look(f"always {name.removeprefix(_ALWAYS)}", _GREY, f"${number}$", 8, True)
+    return looks
+
+
+def _quality_against_cost(axes: Any, title: str, told: Mapping[str, Any], *, large: bool) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    policies = told["policies"]
+    for line, owner in _LINES.items():
+        points = [(p["cost_ratio"], p["quality_ratio"]) for p in told["frontier"].get(line, [])]
+        known = sorted(point for point in points if None not in point)
+        if known:
+            axes.plot(*zip(*known, strict=True), color=_LOOKS[owner].colour, lw=1.0, alpha=0.55, zorder=1)
+    ours = policies["routenlp"]
+    if ours["cost_ratio_ci"] is not None and ours["quality_ratio_ci"] is not None:
+        _cross(axes, ours)
+    for name, look in _looks(policies).items():
+        figures = policies[name]
+        if figures["cost_ratio"] is None or figures["quality_ratio"] is None:
+            continue
+        _mark(axes, figures["cost_ratio"], figures["quality_ratio"], look, name)
+    axes.axhline(1.0, color=_GREY, lw=0.7, ls=":", zorder=0)
+    axes.set_xscale("function", functions=(_root, _square))
+    low, high = _reach(told)
+    axes.set_xlim(low, high)
+    axes.set_xticks(_ticks(low, high, large=large))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("cost, share of the reference tier's (square-root scale)" if large else "cost")
+    axes.set_ylabel("quality, share of the reference tier's" if large else "quality")
+    axes.grid(visible=True, color="#ececec", lw=0.6, zorder=-1)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.set_title(f"{title}: n = {told['n']}\n{_shown(told['certificate'], large=large)}\n{_result(ours)}", loc="left")
+    if large:
+        axes.annotate(
+            "lines: whole paths, uncertified\ncross: 95 % interval of routenlp",
+            (0.985, 0.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=8, color=_GREY,
+        )  # fmt: skip
+
+
+def _cross(axes: Any, ours: Mapping[str, Any]) -> None:
+    x, y = ours["cost_ratio"], ours["quality_ratio"]
+    colour = _LOOKS["routenlp"].colour
+    axes.plot(ours["cost_ratio_ci"], [y, y], color=colour, lw=1.8, zorder=4, solid_capstyle="butt")
+    axes.plot([x, x], ours["quality_ratio_ci"], color=colour, lw=1.8, zorder=4, solid_capstyle="butt")
+
+
+def _mark(axes: Any, x: float, y: float, look: _Look, name: str) -> None:
+    order = 6 if name == "routenlp" else 5
+    face = look.colour if look.filled else "none"
+    edge = "white" if look.filled and not look.marker.startswith("$") else look.colour
+    width = 0.8 if look.filled else 1.3
+    if look.marker.startswith("$"):
+        axes.plot([x], [y], marker="s", ms=12, mfc="white", mec=_GREY, mew=0.8, zorder=4.5, clip_on=False)
+    axes.plot(
+        [x], [y], marker=look.marker, ms=look.size, mfc=face, mec=edge, mew=width, zorder=order, clip_on=False
+    )
+
+
+def _risks(axes: Any, told: Mapping[str, Any], levels: tuple[float, float]) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    policies = told["policies"]
+    looks = _looks(policies)
+    alpha, delta = levels
+    for row, (name, look) in enumerate(looks.items()):
+        figures = policies[name]
+        axes.plot(figures["joint_risk_ci"], [row, row], color=look.colour, lw=1.4, zorder=2)
+        _mark(axes, figures["joint_risk"], row, look, name)
+    axes.axvline(alpha, color="#b00020", lw=1.1, zorder=1)
+    axes.annotate(
+        f"alpha = {alpha:g}", (alpha, 0), xycoords=("data", "axes fraction"), xytext=(4, 3), textcoords="offset points",
+        color="#b00020", fontsize=8, ha="left", va="bottom",
+    )  # fmt: skip
+    axes.set_yticks(range(len(looks)), [look.label for look in looks.values()])
+    axes.set_ylim(len(looks) - 0.3, -0.7)
+    # Room for the marks at zero, which would cover their labels.
+    axes.set_xlim(left=-0.025 * axes.get_xlim()[1])
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("joint risk on these queries (95 % interval)")
+    axes.set_title(
+        f"cheap answer served and bad\ncertified: at most {alpha:g}\nwith confidence {1 - delta:g}",
+        loc="left",
+    )
+    axes.grid(visible=True, axis="x", color="#ececec", lw=0.6, zorder=-1)
+    axes.tick_params(axis="y", length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _shown(certificate: Mapping[str, Any] | None, *, large: bool) -> str:
+    if certificate is None:
+        return "each task has its own certificate"
+    if not large:
+        verdict = "certified" if certificate["certified"] else "no certificate"
+        return f"{verdict}, {certificate['bad']} bad of {certificate['n']}"
+    levels = f"joint risk <= {certificate['alpha']:g}, delta {certificate['delta']:g}"
+    if not certificate["certified"]:
+        return f"no certificate at {levels}: n = {certificate['n']}"
+    return f"certified: {levels}, {certificate['bad']} bad of {certificate['n']} calibration items"
+
+
+def _result(ours: Mapping[str, Any]) -> str:
+    if ours["cost_ratio"] is None or ours["quality_ratio"] is None:
+        return "the reference tier is free or always wrong here"
+    return f"routenlp: quality {100 * ours['quality_ratio']:.1f} %, cost {100 * ours['cost_ratio']:.1f} %"
+
+
+def _root(x: Any) -> Any:
+    import numpy as np
+
+    return np.sqrt(np.maximum(x, 0.0))
+
+
+def _square(x: Any) -> Any:
+    import numpy as np
+
+    return np.square(x)
+
+
+def _reach(told: Mapping[str, Any]) -> tuple[float, float]:
+    """Limits of the cost axis: from nothing, or from just before the first mark, to just behind the last."""
+    drawn = [figures["cost_ratio"] for figures in told["policies"].values() if figures is not None]
+    drawn += [point["cost_ratio"] for path in told["frontier"].values() for point in path]
+    drawn += told["policies"]["routenlp"]["cost_ratio_ci"] or []
+    known = [x for x in drawn if x is not None]
+    low, high = min([*known, 1.0]), max([*known, 1.0])
+    return (0.0 if low < 0.25 else low * 0.9), high * 1.06
+
+
+def _ticks(low: float, high: float, *, large: bool) -> Sequence[float]:
+    """Cost shares to name on the axis, sparse enough that their names never touch."""
+    if low > 0.0:
+        wanted: Sequence[float] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0) if large else (0.2, 0.4, 0.6, 0.8, 1.0)
+    elif large:
+        wanted = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+    else:
+        wanted = (0.0, 0.05, 0.2, 0.5, 1.0)
+    return [x for x in (*wanted, 1.5, 2.0, 3.0) if low <= x <= high]
