@@ -98,8 +98,7 @@ class Examples:
             raise InputError(f"Examples need one task and one subtask for each of {shape[0]} texts.")
         if self.quality.shape != shape or self.cost.shape != shape:
             raise InputError(
-                f"Examples need quality and cost of shape {shape}; "
-                f"got {self.quality.shape} and {self.cost.shape}."
+                f"Examples need quality and cost of shape {shape}; got {self.quality.shape} and {self.cost.shape}."
             )
         if shape[1] < 2:
             raise InputError("Examples need at least two tiers: a cheaper one and the reference tier.")
@@ -159,13 +158,9 @@ def load_encoder(parts: Mapping[str, bytes]) -> Encoder:
         header = json.loads(parts["encoder.json"])
         kind = header["kind"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(
-            "The part encoder.json is not a JSON object with a kind; fit the bundle again."
-        ) from error
+        raise BundleError("The part encoder.json is not a JSON object with a kind; fit the bundle again.") from error
     if kind == "static":
         from router_core.static_encoder import StaticEncoder
 
         return StaticEncoder.from_parts(parts)
-    raise BundleError(
-        f"The part encoder.json names the unknown encoder kind {kind!r}; update routenlp or fit again."
-    )
+    raise BundleError(f"The part encoder.json names the unknown encoder kind {kind!r}; update routenlp or fit again.")

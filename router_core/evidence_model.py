@@ -19,6 +19,8 @@ __all__ = ["CostModel", "EvidenceModel", "Judgement", "ViewModels", "prompt_feat
 
 _SAVING_RANGE = (0.05, 20.0)
 _LOGIT_RANGE = 7.0
+_HIDDEN = 40
+"""Leading numbers of the hidden vector in use; more of them changed nothing under cross-validation on train."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,16 @@ class Judgement:
     saving: float
 
 
-def prompt_features(
-    prompt: str, prediction: Prediction, task: str | None, tasks: tuple[str, ...]
-) -> list[float]:
-    """Numbers known before any answer: router output, hidden vector, task and prompt size."""
+def prompt_features(prompt: str, prediction: Prediction, label: str, labels: tuple[str, ...]) -> list[float]:
+    """Numbers known before any answer: router output, hidden vector, task label and prompt size.
+
+    Parameters
+    ----------
+    label
+        ``"task/subtask"`` as far as the view tells it, ``""`` when masked.
+    labels
+        Labels with a feature of their own: tasks, and subtasks as ``"task/subtask"``.
+    """
     odds = [
         min(_LOGIT_RANGE, max(-_LOGIT_RANGE, math.log(p / (1.0 - p))))
         if 0.0 < p < 1.0
@@ -50,8 +58,8 @@ def prompt_features(
     return [
         *odds,
         float(prediction.difficulty),
-        *prediction.hidden.tolist(),
-        *(float(task == name) for name in tasks),
+        *prediction.hidden[:_HIDDEN].tolist(),
+        *(float(label == name or label.startswith(name + "/")) for name in labels),
         math.log1p(len(prompt)),
         math.log1p(prompt.count("\n")),
         math.log1p(prompt.count(" ")),
@@ -67,14 +75,12 @@ def _saving(model: Linear, x: NDArray[np.float32]) -> float:
 class CostModel:
     """Predicts, before any answer, what the reference tier would cost on a query."""
 
-    tasks: tuple[str, ...]
+    labels: tuple[str, ...]
     model: Linear
 
-    def saving(self, prompt: str, prediction: Prediction, task: str | None) -> float:
+    def saving(self, prompt: str, prediction: Prediction, label: str) -> float:
         """Predicted cost of the reference tier as a multiple of its mean cost on train."""
-        return _saving(
-            self.model, np.asarray(prompt_features(prompt, prediction, task, self.tasks), np.float32)
-        )
+        return _saving(self.model, np.asarray(prompt_features(prompt, prediction, label, self.labels), np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +91,8 @@ class EvidenceModel:
     ----------
     earlier
         Cheaper tiers whose answers may have been tried before; the order of the pair features.
-    tasks
-        Tasks with a feature of their own.
+    labels
+        Tasks and subtasks with a feature of their own.
     keys
         Final answers with a feature of their own (those frequent on train).
     signals
@@ -96,14 +102,14 @@ class EvidenceModel:
     """
 
     earlier: tuple[str, ...]
-    tasks: tuple[str, ...]
+    labels: tuple[str, ...]
     keys: tuple[str, ...]
     signals: tuple[str, ...]
     risk: Forest
     cost: Linear
 
     def features(
-        self, prompt: str, prediction: Prediction, task: str | None, known: Evidence
+        self, prompt: str, prediction: Prediction, label: str, known: Evidence
     ) -> NDArray[np.float32]:
         """Feature vector, float32; NaN when a signal in use is missing."""
         absent = (-1.0,) * len(PAIR_FEATURES)
@@ -114,14 +120,14 @@ class EvidenceModel:
                 *pairs,
                 *(float(known.key == key) for key in self.keys),
                 *(known.signals.get(name, math.nan) for name in self.signals),
-                *prompt_features(prompt, prediction, task, self.tasks),
+                *prompt_features(prompt, prediction, label, self.labels),
             ],
             np.float32,
         )
 
-    def judge(self, prompt: str, prediction: Prediction, task: str | None, known: Evidence) -> Judgement:
+    def judge(self, prompt: str, prediction: Prediction, label: str, known: Evidence) -> Judgement:
         """Judge one answer; the risk is NaN, which never is accepted, when a signal in use is missing."""
-        x = self.features(prompt, prediction, task, known)
+        x = self.features(prompt, prediction, label, known)
         if not np.isfinite(x).all():
             return Judgement(math.nan, 1.0)
         return Judgement(round(self.risk.predict(x), 9), _saving(self.cost, x))
@@ -151,18 +157,18 @@ class ViewModels:
             if model is not None:
                 tiers[-1] = {"earlier": model.earlier, "keys": model.keys, "signals": model.signals}
                 arrays |= model.risk.arrays(f"{view}.{k}.risk") | model.cost.arrays(f"{view}.{k}.cost")
-        return {"tasks": self.cost.tasks, "tiers": tiers}, arrays
+        return {"labels": self.cost.labels, "tiers": tiers}, arrays
 
     @classmethod
     def load(cls, view: str, text: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> "ViewModels":
         """Inverse of `dump`."""
-        tasks = tuple(text["tasks"])
+        labels = tuple(text["labels"])
         answers = tuple(
             None
             if tier is None
             else EvidenceModel(
                 tuple(tier["earlier"]),
-                tasks,
+                labels,
                 tuple(tier["keys"]),
                 tuple(tier["signals"]),
                 Forest.from_arrays(f"{view}.{k}.risk", arrays),
@@ -170,4 +176,4 @@ class ViewModels:
             )
             for k, tier in enumerate(text["tiers"])
         )
-        return cls(CostModel(tasks, Linear.from_arrays(f"{view}.before.cost", arrays)), answers)
+        return cls(CostModel(labels, Linear.from_arrays(f"{view}.before.cost", arrays)), answers)

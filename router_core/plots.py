@@ -13,6 +13,9 @@ from router_core.errors import MissingExtraError
 __all__ = ["plot_evaluation"]
 
 _MOST_PANELS = 6
+_WIDTH, _LARGE, _SMALL, _DPI = 11.0, 5.6, 3.9, 150
+"""Inches of the picture's width, of the height of its first and of every further row, and dots per inch."""
+_LONGEST = 34
 _GREY, _INK = "#767676", "#222222"
 _ALWAYS = "always:"
 
@@ -60,23 +63,29 @@ def plot_evaluation(report: Mapping[str, Any], path: str | Path) -> None:
         When the file cannot be written.
     """
     try:
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401 - refused before any work if it is missing
     except ImportError:
         raise MissingExtraError("fit", "draw an evaluation") from None
+    from matplotlib import rc_context
 
-    target = Path(path)
+    with rc_context({"svg.hashsalt": "routenlp"}):
+        _write(_draw(report), Path(path))
+
+
+def _draw(report: Mapping[str, Any]) -> Any:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     scopes = _scopes(report)
     rest = len(scopes) - 1
-    columns = 2 if rest in (0, 1, 2, 4) else 3
+    columns = 2 if rest in (1, 2, 4) else 3
     rows = -(-rest // columns)
-    with rc_context({"font.size": 9, "axes.titlesize": 9.5, "svg.hashsalt": "routenlp"}):
-        figure = Figure(figsize=(11.0, 5.6 + 3.9 * rows), dpi=150, facecolor="white", layout="constrained")
+    heights = [_LARGE, _SMALL * rows][: 1 + (rows > 0)]
+    with rc_context({"font.size": 9, "axes.titlesize": 9.5}):
+        figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=_DPI, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
-        parts = figure.subfigures(
-            1 + (rows > 0), 1, height_ratios=[5.6, 3.9 * rows] if rows else [1], squeeze=False
-        )
+        parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
         wide, narrow = parts[0, 0].subplots(1, 2, width_ratios=[1.75, 1])
         _quality_against_cost(wide, *scopes[0], large=True)
         _risks(narrow, scopes[0][1], _alpha(report))
@@ -87,16 +96,16 @@ def plot_evaluation(report: Mapping[str, Any], path: str | Path) -> None:
             for axes in grid[rest:]:
                 axes.set_visible(False)
         figure.suptitle(_heading(report), fontsize=11, fontweight="bold", x=0.01, ha="left")
-        _write(figure, target)
+        # Fonts are looked up while drawing, so the layout is settled while they are set.
+        figure.canvas.draw()
+    return figure
 
 
 def _write(figure: Any, target: Path) -> None:
     kind = target.suffix.lower().removeprefix(".") or "png"
     content = BytesIO()
     # A date in the file would make two pictures of one report differ.
-    figure.savefig(
-        content, format=kind, metadata={"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-    )
+    figure.savefig(content, format=kind, metadata={"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind))
     staging = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with staging.open("wb") as file:
@@ -114,9 +123,11 @@ def _scopes(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
         # All queries together would be the same picture without its certificate.
         return list(tasks.items())
     named = [(name, told) for name, told in tasks.items() if not name.endswith("*")]
-    masked = [(_masked(name), told) for name, told in tasks.items() if name.endswith("*")]
-    first = [("all tasks, each named", report["overall"])] if len(named) > 1 else []
-    return (first + named + masked)[:_MOST_PANELS]
+    masked = [(_masked(name), told) for name, told in tasks.items() if name.endswith("/*")]
+    found = ([("all tasks, each named", report["overall"])] if len(named) > 1 else []) + named + masked
+    # The mix of all tasks is what a query without a name gets, so it has a place however many tasks there are.
+    mix = [(_masked("*"), tasks["*"])] if "*" in tasks else []
+    return found[: _MOST_PANELS - len(mix)] + mix
 
 
 def _masked(name: str) -> str:
@@ -142,13 +153,11 @@ def _looks(policies: Mapping[str, Any]) -> dict[str, _Look]:
             looks[name] = looks[name]._replace(label=looks[name].label.replace("certified", "none certified"))
     tiers = [name for name in policies if name.startswith(_ALWAYS)]
     for number, name in enumerate(tiers, start=1):
-        looks[name] = _Look(f"always {name.removeprefix(_ALWAYS)}", _GREY, f"${number}$", 8, True)
+        looks[name] = _Look(f"always {_cut(name.removeprefix(_ALWAYS))}", _GREY, f"${number}$", 8, True)
     return looks
 
 
 def _quality_against_cost(axes: Any, title: str, told: Mapping[str, Any], *, large: bool) -> None:
-    from matplotlib.ticker import PercentFormatter
-
     policies = told["policies"]
     for line, owner in _LINES.items():
         points = [(p["cost_ratio"], p["quality_ratio"]) for p in told["frontier"].get(line, [])]
@@ -168,14 +177,16 @@ def _quality_against_cost(axes: Any, title: str, told: Mapping[str, Any], *, lar
     low, high = _reach(told)
     axes.set_xlim(low, high)
     axes.set_xticks(_ticks(low, high, large=large))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.xaxis.set_major_formatter(_percent)
+    axes.yaxis.set_major_formatter(_percent)
     axes.set_xlabel("cost, share of the reference tier's (square-root scale)" if large else "cost")
     axes.set_ylabel("quality, share of the reference tier's" if large else "quality")
     axes.grid(visible=True, color="#ececec", lw=0.6, zorder=-1)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.set_title(f"{title}: n = {told['n']}\n{_shown(told['certificate'], large=large)}\n{_result(ours)}", loc="left")
+    axes.set_title(
+        f"{_cut(title)}: n = {told['n']}\n{_shown(told['certificate'], large=large)}\n{_result(ours)}", loc="left"
+    )
     if large:
         axes.annotate(
             "lines: whole paths, uncertified\ncross: 95 % interval of routenlp",
@@ -197,14 +208,10 @@ def _mark(axes: Any, x: float, y: float, look: _Look, name: str) -> None:
     width = 0.8 if look.filled else 1.3
     if look.marker.startswith("$"):
         axes.plot([x], [y], marker="s", ms=12, mfc="white", mec=_GREY, mew=0.8, zorder=4.5, clip_on=False)
-    axes.plot(
-        [x], [y], marker=look.marker, ms=look.size, mfc=face, mec=edge, mew=width, zorder=order, clip_on=False
-    )
+    axes.plot([x], [y], marker=look.marker, ms=look.size, mfc=face, mec=edge, mew=width, zorder=order, clip_on=False)
 
 
 def _risks(axes: Any, told: Mapping[str, Any], levels: tuple[float, float]) -> None:
-    from matplotlib.ticker import PercentFormatter
-
     policies = told["policies"]
     looks = _looks(policies)
     alpha, delta = levels
@@ -221,7 +228,7 @@ def _risks(axes: Any, told: Mapping[str, Any], levels: tuple[float, float]) -> N
     axes.set_ylim(len(looks) - 0.3, -0.7)
     # Room for the marks at zero, which would cover their labels.
     axes.set_xlim(left=-0.025 * axes.get_xlim()[1])
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.xaxis.set_major_formatter(_percent)
     axes.set_xlabel("joint risk on these queries (95 % interval)")
     axes.set_title(
         f"cheap answer served and bad\ncertified: at most {alpha:g}\nwith confidence {1 - delta:g}",
@@ -231,6 +238,12 @@ def _risks(axes: Any, told: Mapping[str, Any], levels: tuple[float, float]) -> N
     axes.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
+
+
+def _cut(name: str) -> str:
+    """A name short enough for its place; ``$`` would start mathematics."""
+    name = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+    return name.replace("$", r"\$")
 
 
 def _shown(certificate: Mapping[str, Any] | None, *, large: bool) -> str:
@@ -249,6 +262,10 @@ def _result(ours: Mapping[str, Any]) -> str:
     if ours["cost_ratio"] is None or ours["quality_ratio"] is None:
         return "the reference tier is free or always wrong here"
     return f"routenlp: quality {100 * ours['quality_ratio']:.1f} %, cost {100 * ours['cost_ratio']:.1f} %"
+
+
+def _percent(share: float, _position: int = 0) -> str:
+    return f"{100 * share:.4g}%"
 
 
 def _root(x: Any) -> Any:

@@ -244,7 +244,8 @@ class Router:
         accepted = start.policy.accepts(tier, score)
         threshold = float(start.policy.accept[start.policy.step, tier])
         if math.isinf(threshold) and accepted:
-            return True, shown, f"{name}: decided before generating; served"
+            why = start.reason if tier == start.tier else f"{name} is not judged"
+            return True, shown, f"{why}; decided before generating, served"
         sign, verdict = (">=", "served") if accepted else ("<", "escalated")
         risk = f"P(bad) {judged.risk:.3f}, " if shown is not None else ""
         return accepted, shown, f"{name}: {risk}score {score:.4f} {sign} {threshold:.4f}; {verdict}"

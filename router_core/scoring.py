@@ -34,6 +34,11 @@ class View:
     subtask: str | None
 
     @property
+    def label(self) -> str:
+        """The label as far as it is told, as ``"task/subtask"``; ``""`` when masked."""
+        return "/".join(part for part in (self.task, self.subtask) if part)
+
+    @property
     def models(self) -> str:
         """Which set of models answers for this view."""
         if self.scope == "*":
@@ -73,7 +78,7 @@ class Scorer:
     def before(self, text: str, view: View) -> Before:
         """Everything known before an answer: one encoder call."""
         prediction = self.encoder.predict(text, view.task, view.subtask)
-        saving = self.models[view.models].cost.saving(text, prediction, view.task)
+        saving = self.models[view.models].cost.saving(text, prediction, view.label)
         judgements = tuple(
             Judgement(round(1.0 - p, 9), saving) for p in prediction.pass_probability[:-1].tolist()
         )
@@ -110,7 +115,7 @@ class Scorer:
         model = self.models[before.view.models].answers[tier]
         if model is None:
             return before.judgements[tier]
-        return model.judge(before.text, before.prediction, before.view.task, known)
+        return model.judge(before.text, before.prediction, before.view.label, known)
 
     def parts(self) -> dict[str, bytes]:
         """Encoder and evidence models as bundle parts."""

@@ -6,8 +6,8 @@ topics of the words, prompt statistics). Every output is
     ``a[label] * (x' T) + b[label] * (cos(z' F + code[label]) B) + c[label]``
 
 where the label is (task, subtask), (task, none) or masked: how much the two scores count beside what is known
-of the label is fitted per level of masking. The first ``K - 1`` outputs are logits of the pass probabilities,
-the next ``K - 1`` expected gaps, the last is the logit of the difficulty.
+of the label is fitted per level of masking. All outputs are logits: of the ``K - 1`` pass probabilities, of the
+difficulty, and of the ``K`` expected qualities, whose differences are the expected gaps.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class StaticArrays:
     """Everything numeric of a static encoder, as stored.
 
     ``F`` features of which ``W`` are words, ``d`` latent dimensions, ``s`` statistics, ``D`` cosine features,
-    ``L`` labels (row 0 is masked), ``m = 2 (K - 1) + 1`` outputs.
+    ``L`` labels (row 0 is masked), ``m = 2 K`` outputs.
     """
 
     buckets: NDArray[np.int32]  # [F]
@@ -80,12 +80,8 @@ class StaticEncoder:
         self._tiers = tiers
         self._labels = labels
         self._arrays = arrays
-        self._label_row: dict[tuple[str, str], int] = {
-            label: row for row, label in enumerate(labels, start=1)
-        }
-        self._space = TextSpace(
-            Vocabulary(arrays.buckets, arrays.weights), arrays.topics, arrays.center, arrays.scale
-        )
+        self._label_row: dict[tuple[str, str], int] = {label: row for row, label in enumerate(labels, start=1)}
+        self._space = TextSpace(Vocabulary(arrays.buckets, arrays.weights), arrays.topics, arrays.center, arrays.scale)
         self._lexical = arrays.lexical.astype(np.float64)
         self._frequencies = arrays.frequencies.astype(np.float64)
         self._codes = arrays.codes.astype(np.float64)
@@ -108,9 +104,7 @@ class StaticEncoder:
     def embed(self, text: str) -> Float:
         """Return the hidden vector of a text: topics, then a sketch of its words (zeros without words)."""
         features = text_features(text)
-        return self._space.hidden(
-            features, self._space.dense(features, *self._space.vocabulary.vector(features))
-        )
+        return self._space.hidden(features, self._space.dense(features, *self._space.vocabulary.vector(features)))
 
     def label_row(self, task: str | None, subtask: str | None) -> int:
         """Return the row of the per-label arrays: the subtask's, else the task's, else 0 (masked)."""
@@ -128,17 +122,15 @@ class StaticEncoder:
         dense = self._space.dense(features, rows, values, words)
         lexical = values @ self._lexical[rows]
         smooth = np.cos(dense @ self._frequencies + self._codes[label]) @ arrays.smooth
-        out = (
-            arrays.lexical_scale[label] * lexical + arrays.smooth_scale[label] * smooth + arrays.offset[label]
-        )
-        cheap = len(self._tiers) - 1
+        out = arrays.lexical_scale[label] * lexical + arrays.smooth_scale[label] * smooth + arrays.offset[label]
         # tanh, unlike exp, cannot overflow: 1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2.
         chance = 0.5 + 0.5 * np.tanh(0.5 * out)
-        passing = np.ones(cheap + 1)
-        passing[:cheap] = chance[:cheap]
-        gap = np.zeros(cheap + 1)
-        np.minimum(np.maximum(out[cheap:-1], -1.0), 1.0, out=gap[:cheap])
-        return Prediction(passing, float(chance[-1]), self._space.hidden(features, dense), gap)
+        tiers = len(self._tiers)
+        difficulty = float(chance[tiers - 1])
+        passing = chance[:tiers].copy()
+        passing[-1] = 1.0
+        gap = chance[-1] - chance[tiers:]
+        return Prediction(passing, difficulty, self._space.hidden(features, dense), gap)
 
     def parts(self) -> dict[str, bytes]:
         """Return ``encoder.json`` and ``encoder.npz``; the bytes depend on the encoder alone."""
@@ -167,16 +159,12 @@ class StaticEncoder:
             tiers = tuple(str(name) for name in header["tiers"])
             labels = [(str(task), str(subtask)) for task, subtask in header["labels"]]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BundleError(
-                f"The part encoder.json is malformed ({error}); fit the bundle again."
-            ) from error
+            raise BundleError(f"The part encoder.json is malformed ({error}); fit the bundle again.") from error
         try:
             arrays = _read_arrays(parts["encoder.npz"])
-            _check(arrays, len(labels) + 1, 2 * len(tiers) - 1)
+            _check(arrays, len(labels) + 1, 2 * len(tiers))
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise BundleError(
-                f"The part encoder.npz is malformed ({error}); fit the bundle again."
-            ) from error
+            raise BundleError(f"The part encoder.npz is malformed ({error}); fit the bundle again.") from error
         return cls(tiers, labels, arrays)
 
 
@@ -224,9 +212,7 @@ def _check(arrays: StaticArrays, labels: int, outputs: int) -> None:
     for name, shape in wanted.items():
         if getattr(arrays, name).shape != shape:
             raise ValueError(f"{name} has shape {getattr(arrays, name).shape}, not {shape}")
-    if size and (
-        arrays.buckets[0] < 0 or arrays.buckets[-1] >= 2 * BUCKETS or (np.diff(arrays.buckets) <= 0).any()
-    ):
+    if size and (arrays.buckets[0] < 0 or arrays.buckets[-1] >= 2 * BUCKETS or (np.diff(arrays.buckets) <= 0).any()):
         raise ValueError("buckets do not rise within their range")
-    if (arrays.scale <= 0.0).any() or outputs < 3:
+    if (arrays.scale <= 0.0).any() or outputs < 4:
         raise ValueError("scale must be positive and two tiers are needed")

@@ -69,8 +69,8 @@ STATISTICS: Final = (
 
 # Byte classes counted by one bincount.
 _CLASSES: Final = 12
-_OTHER, _SPACE, _NEWLINE, _LOWER, _UPPER, _DIGIT, _HIGH, _BRACKET, _OPERATOR, _QUESTION, _QUOTE, _COMMA = (
-    range(_CLASSES)
+_OTHER, _SPACE, _NEWLINE, _LOWER, _UPPER, _DIGIT, _HIGH, _BRACKET, _OPERATOR, _QUESTION, _QUOTE, _COMMA = range(
+    _CLASSES
 )
 
 _QUESTION_WORDS: Final = (

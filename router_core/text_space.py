@@ -72,9 +72,7 @@ class Vocabulary:
 class TextSpace:
     """The part of the encoder that sees text only: sparse vector, dense vector, hidden vector."""
 
-    def __init__(
-        self, vocabulary: Vocabulary, topics: NDArray[np.float16], center: Float, scale: Float
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary, topics: NDArray[np.float16], center: Float, scale: Float) -> None:
         self.vocabulary = vocabulary
         self.topics = topics
         self.center = center

@@ -22,6 +22,10 @@ PORTFOLIO = Portfolio(
 )
 SPLIT_SIZES = {"train": 180, "calib": 160, "test": 60}
 
+SURE = "The answer is {}."
+DOUBTFUL = "However, I am not sure, it might be mixed; perhaps {}"
+_RELIABILITY = (0.96, 0.97, 0.99)
+
 _NOUNS = ("kettle", "lamp", "violin", "jacket", "garden", "novel", "ferry", "sofa", "clock", "bicycle")
 _PLACES = ("harbour", "market", "station", "valley", "museum", "orchard", "bridge", "castle")
 # A query's level is the index of the cheapest tier that answers it, and its wording shows it.
@@ -53,7 +57,7 @@ def _sum(level: int, draw: random.Random) -> tuple[str, str, str]:
 def small_records(seed: int = 0) -> Records:
     """Draw 400 queries over the tasks "mood" and "sum", answered by three tiers.
 
-    A tier answers nearly every query at or below its level right; wrong answers are plausible.
+    A tier answers most queries at or below its level right, and most of its wrong answers show doubt.
     """
     draw = random.Random(seed)
     n = sum(SPLIT_SIZES.values())
@@ -63,16 +67,17 @@ def small_records(seed: int = 0) -> Records:
     tokens = np.zeros((2, n, len(TIERS)))
     cost = np.zeros((n, len(TIERS)))
     for i in range(n):
-        level = draw.choices((0, 1, 2), (0.6, 0.3, 0.1))[0]
+        level = draw.choices((0, 1, 2), (0.5, 0.25, 0.25))[0]
         task = ("mood", "sum")[i % 2]
         prompt, right, wrong = (_mood if task == "mood" else _sum)(level, draw)
         prompts.append(prompt)
         tasks.append(task)
         answers = []
         for k, tier in enumerate(PORTFOLIO.tiers):
-            fine = draw.random() < (0.99 if k >= level else 0.1)
+            fine = draw.random() < (_RELIABILITY[k] if k >= level else 0.1)
             quality[i, k] = float(fine)
-            answers.append(f"The answer is {right if fine else wrong}.")
+            sure = fine or draw.random() < 0.1
+            answers.append((SURE if sure else DOUBTFUL).format(right if fine else wrong))
             tokens[:, i, k] = len(prompt) // 4, len(answers[-1]) // 4
             cost[i, k] = tier.price(*(int(count) for count in tokens[:, i, k]))
         responses.append(answers)

@@ -22,3 +22,13 @@ def shared() -> Path:
     if folder is None:
         pytest.skip("no shared data here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle fitted on `bundles.small_records`: tasks "mood" and "sum", tiers small, medium, large."""
+    from bundles import fit_small
+
+    folder = tmp_path_factory.mktemp("bundles") / "small"
+    fit_small(folder)
+    return folder

@@ -20,6 +20,7 @@ __all__ = [
     "read_rows",
     "split_of",
     "split_question",
+    "words_of",
     "write_rows",
 ]
 
@@ -30,8 +31,15 @@ LABELS: Mapping[str, tuple[str, ...]] = {
 """The label tasks and their labels; `extract` answers with words of its prompt instead."""
 
 _SALT = "routenlp-demo-v1|"
-_DROPPED = frozenset(
-    "a an the his her its their in on at by from to with near above under behind inside into through because".split()
+
+
+def words_of(text: str) -> frozenset[str]:
+    """The words of a list written with spaces between them."""
+    return frozenset(text.split())
+
+
+_DROPPED = words_of(
+    "a an the his her its their in on at by from to with near above under behind inside into through because"
 )
 
 

@@ -21,7 +21,7 @@ class Journal:
         The file; it is made if it is not there. A row that a kill cut short is dropped.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self._path = path
         rows = read_rows(path) if path.exists() else []
         write_rows(path, rows)

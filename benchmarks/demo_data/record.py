@@ -102,7 +102,9 @@ def _answer_all(queries: Sequence[Item], seed: Sequence[Item], folder: Path, bar
         tick = bar(name, len(queries))
         answer = makers[name]() if journal.missing(queries) else keyword
 
-        def make(key: str, name: str = name, answer: Callable[[Item], tuple[str, float | None]] = answer) -> dict[str, Any]:
+        def make(
+            key: str, name: str = name, answer: Callable[[Item], tuple[str, float | None]] = answer
+        ) -> dict[str, Any]:
             start = time.perf_counter()
             text, signal = answer(by_id[key])
             own = (time.perf_counter() - start) * 1000

@@ -70,7 +70,7 @@ class SmolLM:
         The text every later prompt starts with; it is read once and kept.
     """
 
-    def __init__(self, prefix: str):
+    def __init__(self, prefix: str) -> None:
         import xllamacpp
 
         settings = xllamacpp.CommonParams()

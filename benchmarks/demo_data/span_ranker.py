@@ -8,32 +8,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from items import Item, grade, normalise, split_question
+from items import Item, grade, normalise, split_question, words_of
 
 __all__ = ["Evidence", "Ranked", "Span", "SpanRanker", "spans"]
 
 _LONGEST = 6
-_NUMBER_WORDS = frozenset(
+_NUMBER_WORDS = words_of(
     "one two three four five six seven eight nine ten eleven twelve fifteen sixteen twenty thirty forty fifty "
-    "sixty seventy eighty ninety hundred million billion half third".split()
+    "sixty seventy eighty ninety hundred million billion half third"
 )
-_TIME_WORDS = frozenset(
+_TIME_WORDS = words_of(
     "monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays thursdays fridays "
     "saturdays sundays january february march april may june july august september october november december "
-    "noon midnight dawn dusk night morning evening winter summer spring autumn eve".split()
+    "noon midnight dawn dusk night morning evening winter summer spring autumn eve"
 )
-_UNITS = frozenset(
-    "euros pounds dollars francs yen crowns kilos tons metres miles kilometres litres hours minutes days weeks "
-    "months years percent degrees inches times".split()
+_UNITS = words_of(
+    "euros pounds dollars francs yen crowns kilos tons metres miles kilometres litres hours minutes days "
+    "weeks months years percent degrees inches times"
 )
-_COLOURS = frozenset("red blue green yellow orange purple brown black white grey silver".split())
-_ARTICLES = frozenset("a an the his her its their".split())
-_PREPOSITIONS = frozenset(
+_COLOURS = words_of("red blue green yellow orange purple brown black white grey silver")
+_ARTICLES = words_of("a an the his her its their")
+_PREPOSITIONS = words_of(
     "in on at by from to with near above under behind over into of for through between before after during "
-    "within off among around until since".split()
+    "within off among around until since"
 )
-_JOINS = frozenset("and but while so except though".split())
-_AUXILIARIES = frozenset("did does do is was are were can must should has have will".split())
+_JOINS = words_of("and but while so except though")
+_AUXILIARIES = words_of("did does do is was are were can must should has have will")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class SpanRanker:
         Inverse strength of the ridge penalty, scikit-learn's ``C``.
     """
 
-    def __init__(self, items: Sequence[Item], evidence: Evidence | None = None, regularisation: float = 1.0):
+    def __init__(self, items: Sequence[Item], evidence: Evidence | None = None, regularisation: float = 1.0) -> None:
         from sklearn.feature_extraction import DictVectorizer
         from sklearn.linear_model import LogisticRegression
 
@@ -162,11 +162,7 @@ def _side(span: Span, named: Sequence[int]) -> str:
 
 
 def _clause(span: Span) -> range:
-    breaks = [
-        index + (word in _JOINS)
-        for index, word in enumerate(span.words)
-        if word in _JOINS or word.endswith(",")
-    ]
+    breaks = [index + (word in _JOINS) for index, word in enumerate(span.words) if word in _JOINS or word.endswith(",")]
     start = max((index for index in breaks if index <= span.start), default=0)
     stop = min((index for index in breaks if index >= span.stop), default=len(span.words))
     return range(start, stop)
@@ -182,7 +178,9 @@ def _question_word(asked: Sequence[str]) -> str:
     text = " ".join(asked)
     if "colour" in asked:
         return "colour"
-    found = re.search(r"\b(?:how (?:many|much|long|often|old|far|high|heavy|\w+)|who|whom|where|when|why|which|what)", text)
+    found = re.search(
+        r"\b(?:how (?:many|much|long|often|old|far|high|heavy|\w+)|who|whom|where|when|why|which|what)", text
+    )
     return found.group() if found else "what"
 
 

@@ -25,7 +25,7 @@ class Student:
         Items to fit on; none of them may be in the records.
     """
 
-    def __init__(self, seed: Sequence[Item]):
+    def __init__(self, seed: Sequence[Item]) -> None:
         self._labels = {task: _fit(task, [item for item in seed if item.task == task]) for task in LABELS}
         self._ranker = SpanRanker([item for item in seed if item.task == "extract"])
 

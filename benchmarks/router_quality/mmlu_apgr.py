@@ -99,13 +99,9 @@ def latency(encoder: Encoder, texts: list[str]) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path)
-    parser.add_argument(
-        "--cv", action="store_true", help="cross-validate on train instead of measuring on test"
-    )
+    parser.add_argument("--cv", action="store_true", help="cross-validate on train instead of measuring on test")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     train = read_split(args.records, "train")

@@ -28,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from typer import Abort
     from typer.exceptions import TyperException
 
-    from router_core.errors import RouteNLPError
     from routenlp_integrations.cli.app import app
     from routenlp_integrations.cli.output import complain, warn
+    from router_core.errors import RouteNLPError
 
     with warnings.catch_warnings():
         warnings.showwarning = warn

@@ -16,7 +16,8 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="routenlp",
-    help="Send every query to the cheapest model that can be shown, at a risk you name, to answer it as well as the reference model would.",
+    help="Send every query to the cheapest model that can be shown, at a risk you name, to answer it as well as the "
+    "reference model would.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,7 +43,9 @@ def _version(shown: bool) -> None:
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Show the help when no command is given."""
     del version

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router_core.errors import InputError
 from routenlp_integrations.cli.output import STDOUT, check_target, console, need_fit, write_json
 from routenlp_integrations.cli.progress import progress_bar
+from router_core.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,19 +34,20 @@ def demo(
         Path, typer.Option(help="Folder for bundle, report and picture; that of an earlier demo is used again.")
     ] = Path("routenlp-demo"),
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON to this file too; - for stdout.")
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write everything as JSON to this file too; - for stdout."),
     ] = None,
 ) -> None:
     """Fit, certify and route the records that ship with the package. No key, no network."""
     check_target(json_file, "--json")
     need_fit("run the demo")
+    from routenlp_integrations.cli.demo_routes import agree, route_all, test_rows
+    from routenlp_integrations.cli.summary import summarise
+    from routenlp_integrations.langchain import RoutingChatModel  # noqa: F401 - refused before any work if it is missing
     from router_core.evaluation import evaluate
     from router_core.plots import plot_evaluation
     from router_core.portfolio import Portfolio
     from router_core.records import read_records
-    from routenlp_integrations.cli.demo_routes import agree, route_all, test_rows
-    from routenlp_integrations.cli.summary import summarise
-    from routenlp_integrations.langchain import RoutingChatModel  # noqa: F401 - refused before any work if it is missing
 
     _check_folder(out)
     began = time.perf_counter()
@@ -126,11 +127,9 @@ def _read(mark: Path) -> Any:
 
 def _tell(screen: Console, told: dict[str, Any]) -> None:
     from routenlp_integrations.cli.report import heading, lines, print_missing, print_tiers
-    from routenlp_integrations.cli.scorecard import closed_gap, print_policies, print_scopes, with_interval
+    from routenlp_integrations.cli.scorecard import print_policies, print_scopes
 
     report, summary = told["evaluation"], told["bundle"]
-    reference = summary["reference"]
-    ours = report["overall"]["policies"]["routenlp"]
     how = "fitted and certified" if told["fitted_now"] else "bundle of an earlier demo, not fitted again"
     screen.print(
         f"{told['queries']} recorded queries of {len(summary['tasks'])} tasks, {len(summary['tiers'])} tiers; {how}; "
@@ -142,21 +141,7 @@ def _tell(screen: Console, told: dict[str, Any]) -> None:
     print_scopes(screen, report)
     print_missing(screen, summary)
     heading(screen, "What this says")
-    closed = closed_gap(report["overall"]["policies"])
-    saved = 1.0 - ours["cost_ratio"]
-    lines(
-        screen,
-        [
-            f"{100 * saved:.0f} % of the cost of always {reference} was saved, at "
-            f"{with_interval(ours['quality_ratio'], ours['quality_ratio_ci'])} % of its quality"
-            + (f"; {100 * closed:.0f} % of what an oracle would save." if closed is not None else "."),
-            f"{with_interval(ours['joint_risk'], ours['joint_risk_ci'])} % of the queries got a cheap answer worse than "
-            f"{reference}'s. Certified, for each scope by itself: at most {100 * summary['settings']['alpha']:g} %, with "
-            f"confidence {1 - summary['settings']['delta']:g}.",
-            f"{told['routed']['n']} queries went through RoutingChatModel (LangChain) over the recorded answers: the same "
-            "tiers, quality and cost as in the replay above.",
-        ],
-    )
+    lines(screen, _findings(told))
     heading(screen, "What it does not say")
     lines(screen, _limits(told))
     heading(screen, "See")
@@ -165,9 +150,30 @@ def _tell(screen: Console, told: dict[str, Any]) -> None:
         f"picture  {told['picture']}",
         f"report   {told['out']}/evaluation.json",
         f"bundle   routenlp inspect {bundle}",
-        f"route    routenlp route {bundle} \"My parcel has not arrived\" --task {next(iter(summary['tasks']))}",
+        f'route    routenlp route {bundle} "My parcel has not arrived" --task {next(iter(summary["tasks"]))}',
     ):
         screen.print(line, soft_wrap=True)
+
+
+def _findings(told: dict[str, Any]) -> list[str]:
+    from routenlp_integrations.cli.scorecard import closed_gap, with_interval
+
+    policies, summary = told["evaluation"]["overall"]["policies"], told["bundle"]
+    ours, reference, settings = policies["routenlp"], summary["reference"], summary["settings"]
+    saved = with_interval(1.0 - ours["cost_ratio"], [1.0 - limit for limit in reversed(ours["cost_ratio_ci"])])
+    closed = closed_gap(policies)
+    certified = [c["scope"] for c in summary["certificates"] if c["policy"] == "cascade" and c["certified"]]
+    claim = f"at most {100 * settings['alpha']:g} % with confidence {1 - settings['delta']:g}"
+    return [
+        f"Saved, in % of the cost of always {reference}: {saved}"
+        + (f"; an oracle would have saved {100 * (1.0 - policies['oracle']['cost_ratio']):.0f}." if closed else "."),
+        f"Kept, in % of its quality: {with_interval(ours['quality_ratio'], ours['quality_ratio_ci'])}.",
+        f"Cheap answers worse than {reference}'s, in % of all queries (joint risk): "
+        f"{with_interval(ours['joint_risk'], ours['joint_risk_ci'])}. "
+        + (f"Certified for {', '.join(certified)}, each by itself: {claim}." if certified else "Nothing is certified."),
+        f"{told['routed']['n']} test queries went through RoutingChatModel (LangChain) over the recorded answers: the "
+        "same tiers, quality and cost as in the tables above, task by task.",
+    ]
 
 
 def _limits(told: dict[str, Any]) -> list[str]:

@@ -26,16 +26,18 @@ def evaluate(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Draw quality against cost, both as shares of the reference's, to this file."),
+        typer.Option(
+            metavar="FILE.png", help="Draw quality against cost, both as shares of the reference's, to this file."
+        ),
     ] = None,
 ) -> None:
     """Replay every policy and rival of a bundle on logged queries, and report quality, cost and risk."""
     check_target(json_file, "--json")
     check_target(plot, "--plot", PICTURES)
     need_fit("evaluate a bundle")
-    from router_core.evaluation import evaluate as evaluate_bundle
     from routenlp_integrations.cli.scorecard import print_policies, print_router, print_scopes
     from routenlp_integrations.cli.summary import cost_sentence
+    from router_core.evaluation import evaluate as evaluate_bundle
 
     to_stdout = str(json_file) == STDOUT
     with progress_bar(silent=to_stdout) as progress:

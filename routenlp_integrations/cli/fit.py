@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from router_core.errors import InputError
 from routenlp_integrations.cli.output import STDOUT, check_target, console, need_fit, write_json
 from routenlp_integrations.cli.progress import progress_bar
+from router_core.errors import InputError
 
 __all__ = ["fit"]
 
@@ -19,12 +19,15 @@ _RISKS_TO_COME = ("selective", "retention", "expectation")
 
 def fit(
     records: Annotated[
-        list[Path], typer.Argument(help="Logged records: one row per query and model (.parquet, .csv, .jsonl, .jsonl.gz).")
+        list[Path],
+        typer.Argument(help="Logged records: one row per query and model (.parquet, .csv, .jsonl, .jsonl.gz)."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the bundle to; an earlier bundle there is replaced.")],
     portfolio: Annotated[
         Path | None,
-        typer.Option(help="Prices per tier in US dollars per 1M tokens (.json, .toml, .csv). Default: recovered from the records."),
+        typer.Option(
+            help="Prices per tier, US dollars per 1M tokens (.json, .toml, .csv). Default: recovered from the records."
+        ),
     ] = None,
     tiers: Annotated[
         str | None,
@@ -38,7 +41,8 @@ def fit(
         float, typer.Option(help="Risk to certify: the share of all queries, 0 to 1, that may get a bad cheap answer.")
     ] = 0.05,
     delta: Annotated[
-        float, typer.Option(help="Probability, 0 to 1, over the draw of the calibration items, that the claim is false.")
+        float,
+        typer.Option(help="Probability, 0 to 1, over the draw of the calibration items, that the claim is false."),
     ] = 0.1,
     tolerance: Annotated[
         float, typer.Option(help="How far below the reference's quality (0 to 1) an answer may lie without being bad.")
@@ -46,19 +50,20 @@ def fit(
     encoder: Annotated[str, typer.Option(help="Encoder of the router: static, or auto (the best there is).")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of everything random, a whole number.")] = 0,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write what was done as JSON to this file; - for stdout.")
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write what was done as JSON to this file; - for stdout."),
     ] = None,
 ) -> None:
     """Fit a router on logged records, certify it, and write the bundle."""
     _check_choices(risk, encoder)
     check_target(json_file, "--json")
     need_fit("fit a router")
+    from routenlp_integrations.cli.report import print_certificates, print_missing, print_origin, print_tiers
+    from routenlp_integrations.cli.summary import summarise
     from router_core.certificate import allowed_bad
     from router_core.fitting.fit import FitSettings
     from router_core.fitting.fit import fit as fit_bundle
     from router_core.portfolio import Portfolio
-    from routenlp_integrations.cli.report import print_certificates, print_missing, print_origin, print_tiers
-    from routenlp_integrations.cli.summary import summarise
 
     settings = FitSettings(alpha, delta, tolerance, seed)
     names = None if tiers is None else [name.strip() for name in tiers.split(",") if name.strip()]
@@ -95,6 +100,7 @@ def _print_next(screen: Any, summary: dict[str, Any], records: list[Path], out: 
     uses = max((shown["use_count"] for shown in summary["certificates"]), default=1)
     screen.print()
     screen.print(
-        f"This is use no. {uses} of these calibration items in {out}; earlier use elsewhere cannot be seen.", style="dim"
+        f"This is use no. {uses} of these calibration items in {out}; earlier use elsewhere cannot be seen.",
+        style="dim",
     )
     screen.print(f"Next: routenlp evaluate {out} {' '.join(map(str, records))} --plot picture.png", soft_wrap=True)

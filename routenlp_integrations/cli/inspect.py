@@ -17,9 +17,9 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of text.")] = False,
 ) -> None:
     """Say what a bundle is, what was shown of it, when that lapses, and which minimum n is missing."""
-    from router_core.bundle import Bundle
     from routenlp_integrations.cli.report import print_certificates, print_missing, print_origin, print_tiers
     from routenlp_integrations.cli.summary import POLICIES, summarise
+    from router_core.bundle import Bundle
 
     loaded = Bundle.load(bundle)
     summary = summarise(loaded, str(bundle)) | _manifest(bundle)

@@ -1,4 +1,4 @@
-"""Where words and files go: stdout for results, stderr for complaints and progress, JSON written whole or not at all."""
+"""Where words and files go: results to stdout, complaints and progress to stderr, JSON whole or not at all."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def warn(
 ) -> None:
     """Show a warning as one line without the place in the code; stands in for `warnings.showwarning`."""
     del category, filename, lineno, line
-    print(f"routenlp: warning: {_one_line(str(message))}", file=file or sys.stderr)  # noqa: T201 - as in complain
+    print(f"routenlp: warning: {_one_line(str(message))}", file=file or sys.stderr)
 
 
 def need_fit(purpose: str) -> None:

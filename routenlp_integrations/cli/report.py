@@ -11,7 +11,17 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["facts", "heading", "lines", "percent", "print_certificates", "print_missing", "print_origin", "print_tiers", "table"]
+__all__ = [
+    "facts",
+    "heading",
+    "lines",
+    "percent",
+    "print_certificates",
+    "print_missing",
+    "print_origin",
+    "print_tiers",
+    "table",
+]
 
 _PATHS = {
     "confidence": "confidence",
@@ -20,7 +30,11 @@ _PATHS = {
     "coin": "coin",
 }
 
-_SOURCES = {"prices from records": "records", "mean of records": "records' mean cost", "portfolio file": "portfolio file"}
+_SOURCES = {
+    "prices from records": "records",
+    "mean of records": "records' mean cost",
+    "portfolio file": "portfolio file",
+}
 
 
 def table(*columns: tuple[str, str]) -> Table:
@@ -121,9 +135,10 @@ def print_certificates(out: Console, summary: dict[str, Any]) -> None:
         f"Certificates: {settings['risk']} risk at most {settings['alpha']:g}, confidence {1 - settings['delta']:g}",
     )
     known = any("allowed" in shown for shown in summary["certificates"])
+    counts = "bad/may" if known else "bad"
     made = table(
-        ("scope", "left"), ("policy", "left"), ("n", "right"), ("bad/may" if known else "bad", "right"), ("step", "right"),
-        ("cost", "right"), ("path", "left"),
+        ("scope", "left"), ("policy", "left"), ("n", "right"), (counts, "right"), ("step", "right"), ("cost", "right"),
+        ("path", "left"),
     )  # fmt: skip
     numbers = {tier["name"]: str(number) for number, tier in enumerate(summary["tiers"], start=1)}
     for shown in summary["certificates"]:
@@ -154,8 +169,8 @@ def print_missing(out: Console, summary: dict[str, Any]) -> None:
         for item in summary["missing"]
     ]
     failed = [
-        f"{shown['scope']}, {shown['policy']}: {shown['n']} calibration items are enough, but too many cheap answers "
-        f"were bad; every query goes to {summary['reference']}"
+        f"{shown['scope']}, {shown['policy']}: {shown['n']} calibration items are enough, but no step of its path had "
+        f"few enough bad answers; every query goes to {summary['reference']}"
         for shown in summary["certificates"]
         if shown["policy"] in POLICIES and not shown["certified"] and shown["n"] >= shown["minimum_n"]
     ]

@@ -17,7 +17,8 @@ def route(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
     text: Annotated[str, typer.Argument(help="The query, as the tiers would see it.")],
     task: Annotated[
-        str | None, typer.Option(help="Task of the query, task or task/subtask. Default: the only task, or the mix of all.")
+        str | None,
+        typer.Option(help="Task of the query, task or task/subtask. Default: the only task, or the mix of all."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of text.")] = False,
 ) -> None:

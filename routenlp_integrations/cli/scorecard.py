@@ -19,7 +19,13 @@ def print_policies(out: Console, report: dict[str, Any], scope: str | None = Non
     """Every policy and rival on one scope; None is all queries together."""
     told = report["overall"] if scope is None else report["tasks"][scope]
     policies = told["policies"]
-    made = table(("policy", "left"), ("quality, %", "right"), ("cost, %", "right"), ("joint risk, %", "right"), ("cheap", "right"))
+    made = table(
+        ("policy", "left"),
+        ("quality, %", "right"),
+        ("cost, %", "right"),
+        ("joint risk, %", "right"),
+        ("cheap", "right"),
+    )
     for name in sorted(policies, key=_rank):
         figures = policies[name]
         if figures is None:
@@ -75,7 +81,9 @@ def print_router(out: Console, report: dict[str, Any]) -> None:
         calls = ", ".join(f"{share} %: {percent(value, 0)}" for share, value in cpt.items())
         out.print(f"APGR {apgr:.3f} (random .500); calls of the reference needed to recover {calls}.")
     router = report["router"]
-    out.print(f"One decision takes {router['p50_ms']:.2f} ms (median), {router['p99_ms']:.2f} ms (99 of 100), on this machine.")
+    out.print(
+        f"One decision takes {router['p50_ms']:.2f} ms (median), {router['p99_ms']:.2f} ms (99 of 100) on this machine."
+    )
 
 
 def closed_gap(policies: dict[str, Any]) -> float | None:

@@ -75,9 +75,7 @@ def summarise(bundle: Bundle, path: str) -> dict[str, Any]:
         "cost_basis": report.get("cost_basis"),
         "keys": {name: len(getattr(bundle.keys, name)) for name in ("train", "tune", "calib")},
         "certificates": certificates,
-        "missing": [
-            {"scope": c["scope"], "n": c["n"], "minimum_n": c["minimum_n"]} for c in short.values()
-        ],
+        "missing": [{"scope": c["scope"], "n": c["n"], "minimum_n": c["minimum_n"]} for c in short.values()],
         "void": list(VOID),
         "choices": report.get("choices", {}),
     }

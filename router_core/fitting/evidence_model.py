@@ -25,12 +25,13 @@ TriedSets = Mapping[int, Sequence[tuple[int, ...]]]
 Known = Mapping[tuple[int, tuple[int, ...]], Sequence[Evidence | None]]
 """For each (tier, tried set) the evidence of every row, None where the answer is missing."""
 
-_TREES = 300
+_TREES = 150
 _LEAF = 8
 _LEAVES = 300
 _MAX_FEATURES = 0.3
 _RIDGE = 30.0
 _KEYS = 12
+_LABEL_ROWS = 20
 _PRESENT = 0.99
 
 
@@ -39,7 +40,7 @@ class _Rows:
     """Training rows under one view."""
 
     prompts: Sequence[str]
-    tasks: Sequence[str | None]
+    labels: Sequence[str]
     predictions: Sequence[Prediction]
     bad: NDArray[np.uint8]
     log_cost: NDArray[np.float64]
@@ -47,7 +48,7 @@ class _Rows:
 
 def fit_view_models(
     prompts: Sequence[str],
-    tasks: Sequence[str | None],
+    labels: Sequence[str],
     predictions: Sequence[Prediction],
     known: Known,
     tried_sets: TriedSets,
@@ -61,8 +62,8 @@ def fit_view_models(
 
     Parameters
     ----------
-    prompts, tasks
-        n texts and task labels (None where the view masks them).
+    prompts, labels
+        n texts and task labels, as far as the view tells them.
     predictions
         n router outputs, out of fold: from an encoder that was not trained on the row.
     known
@@ -78,16 +79,16 @@ def fit_view_models(
     seed
         Seed of the trees.
     """
-    names = tuple(sorted({task for task in tasks if task is not None}))
+    names = _frequent(labels)
     scale = float(reference_cost.mean())
     floor = max(scale * 1e-3, 1e-12)
     rows = _Rows(
-        prompts, tasks, predictions, bad, np.log(np.maximum(reference_cost, floor) / max(scale, floor))
+        prompts, labels, predictions, bad, np.log(np.maximum(reference_cost, floor) / max(scale, floor))
     )
     before = np.asarray(
         [
-            prompt_features(prompt, prediction, task, names)
-            for prompt, prediction, task in zip(prompts, predictions, tasks, strict=True)
+            prompt_features(prompt, prediction, label, names)
+            for prompt, prediction, label in zip(prompts, predictions, labels, strict=True)
         ],
         np.float32,
     )
@@ -98,13 +99,19 @@ def fit_view_models(
     return ViewModels(cost, answers)
 
 
+def _frequent(labels: Sequence[str]) -> tuple[str, ...]:
+    """Tasks and subtasks with rows enough to learn from; a label all rows share tells nothing."""
+    counts = Counter(labels) + Counter(label.split("/")[0] for label in labels if "/" in label)
+    return tuple(sorted(name for name, count in counts.items() if name and _LABEL_ROWS <= count < len(labels)))
+
+
 def _fit_tier(
     tier: int,
     rows: _Rows,
     known: Known,
     tried_sets: Sequence[tuple[int, ...]],
     tiers: tuple[str, ...],
-    tasks: tuple[str, ...],
+    labels: tuple[str, ...],
     seed: int,
 ) -> EvidenceModel | None:
     alone = known.get((tier, ()))
@@ -118,21 +125,21 @@ def _fit_tier(
     keys = tuple(sorted(key for key, count in counts.most_common(_KEYS) if count >= least))
     signals = Counter(name for item in present for name, value in item.signals.items() if np.isfinite(value))
     used = tuple(sorted(name for name, count in signals.items() if count >= _PRESENT * len(present)))
-    blank = EvidenceModel(tiers[:tier], tasks, keys, used, Forest.constant(0.0), Linear(np.zeros(0), 0.0))
+    blank = EvidenceModel(tiers[:tier], labels, keys, used, Forest.constant(0.0), Linear(np.zeros(0), 0.0))
     vectors: list[NDArray[np.float32]] = []
     index: list[int] = []
     for tried in tried_sets:
         for i, item in enumerate(known[tier, tried]):
             if item is None:
                 continue
-            vector = blank.features(rows.prompts[i], rows.predictions[i], rows.tasks[i], item)
+            vector = blank.features(rows.prompts[i], rows.predictions[i], rows.labels[i], item)
             if np.isfinite(vector).all():
                 vectors.append(vector)
                 index.append(i)
     x, at = np.asarray(vectors, np.float32), np.asarray(index)
     weight = np.full(len(at), 1.0 / len(tried_sets))
     risk = _forest(x, rows.bad[at, tier], weight, seed)
-    return EvidenceModel(tiers[:tier], tasks, keys, used, risk, _ridge(x, rows.log_cost[at]))
+    return EvidenceModel(tiers[:tier], labels, keys, used, risk, _ridge(x, rows.log_cost[at]))
 
 
 def _forest(x: NDArray[np.float32], y: NDArray[np.uint8], weight: NDArray[np.float64], seed: int) -> Forest:

@@ -306,7 +306,7 @@ class _Fit:
         rows = self.train[at]
         return fit_view_models(
             [self.records.prompt[i] for i in rows.tolist()],
-            [views[r].task for r in at.tolist()],
+            [views[r].label for r in at.tolist()],
             [predictions[r] for r in at.tolist()],
             {key: [items[r] for r in at.tolist()] for key, items in known.items()},
             tried_sets(len(self.records.models) - 1),

@@ -29,9 +29,7 @@ def sparse_ridge(matrix: Any, target: Float, penalty: float, iterations: int = 4
         weights += step * direction
         residual -= step * image
         fresh = (residual * residual).sum(axis=0)
-        direction = (
-            residual + np.divide(fresh, square, out=np.zeros_like(square), where=square > 0.0) * direction
-        )
+        direction = residual + np.divide(fresh, square, out=np.zeros_like(square), where=square > 0.0) * direction
         square = fresh
     return weights
 
@@ -59,8 +57,8 @@ def smooth_ridge(
     return np.linalg.solve(all_gram + ridge, all_moment), out
 
 
-def stack(columns: Float, target: Float, linear: bool, strength: float) -> tuple[Float, float]:
-    """Fit ridge linear or logistic weights of a few score columns, none negative, and an intercept.
+def stack(columns: Float, target: Float, strength: float) -> tuple[Float, float]:
+    """Fit ridge logistic weights of a few score columns, none negative, and an intercept.
 
     The penalty is that of ``strength`` pseudo-observations per standardised column. A column without spread
     gets 0, as does one whose weight would be negative: an out-of-fold score pointing the wrong way is noise.
@@ -70,18 +68,12 @@ def stack(columns: Float, target: Float, linear: bool, strength: float) -> tuple
     weights = np.zeros(columns.shape[1])
     while True:
         design = np.column_stack(((columns[:, used] - center[used]) / spread[used], np.ones(len(target))))
-        penalty = np.diag([*np.full(int(used.sum()), strength), 1e-6])
-        fitted = _linear(design, target, penalty) if linear else _logistic(design, target, penalty)
+        fitted = _logistic(design, target, np.diag([*np.full(int(used.sum()), strength), 1e-6]))
         negative = fitted[:-1] < 0.0
         if not negative.any():
             weights[used] = fitted[:-1] / spread[used]
             return weights, float(fitted[-1] - weights @ center)
         used[np.flatnonzero(used)[int(np.argmin(fitted[:-1]))]] = False
-
-
-def _linear(design: Float, target: Float, penalty: Float) -> Float:
-    """Ridge least squares."""
-    return np.asarray(np.linalg.solve(design.T @ design + penalty, design.T @ target))
 
 
 def _logistic(design: Float, target: Float, penalty: Float) -> Float:

@@ -20,9 +20,7 @@ def examples(quality: list[list[float]], tolerance: float = 0.0) -> Examples:
     n, k = len(quality), len(quality[0])
     names = tuple(f"tier{j}" for j in range(k))
     numbers = np.array(quality)
-    return Examples(
-        [f"text {i}" for i in range(n)], ["t"] * n, [""] * n, numbers, np.ones((n, k)), tolerance, names
-    )
+    return Examples([f"text {i}" for i in range(n)], ["t"] * n, [""] * n, numbers, np.ones((n, k)), tolerance, names)
 
 
 def test_passing_is_relative_to_the_reference_tier() -> None:
@@ -36,9 +34,7 @@ def test_passing_is_relative_to_the_reference_tier() -> None:
     st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=20),
     st.floats(0, 1),
 )
-def test_reference_always_passes_and_difficulty_is_its_first_pass(
-    rows: list[list[float]], tolerance: float
-) -> None:
+def test_reference_always_passes_and_difficulty_is_its_first_pass(rows: list[list[float]], tolerance: float) -> None:
     """Difficulty equals a plain loop's answer and lies in [0, 1]."""
     some = examples(rows, tolerance)
     passes = some.passes()

@@ -109,9 +109,7 @@ def test_unknown_labels_count_as_masked() -> None:
 
 def test_hidden_vector_is_of_the_text_alone_and_measures_likeness() -> None:
     """Labels do not move it; the same words in other case are nearer than other words, known or not."""
-    assert np.array_equal(
-        encoder().predict("sums3 prove", "sums", "long").hidden, encoder().embed("sums3 prove")
-    )
+    assert np.array_equal(encoder().predict("sums3 prove", "sums", "long").hidden, encoder().embed("sums3 prove"))
 
     def cosine(one: str, two: str) -> float:
         a, b = encoder().embed(one), encoder().embed(two)

@@ -111,9 +111,7 @@ def test_degenerate_data_trains_and_predicts(case: str) -> None:
     """A tier that always or never passes, empty or equal texts, ten queries, five tiers."""
     n = 10 if case == "one" else 60
     rng = np.random.default_rng(0)
-    text = {"empty": [""] * n, "equal": ["the same prompt"] * n}.get(
-        case, [f"query {i % 9} {i}" for i in range(n)]
-    )
+    text = {"empty": [""] * n, "equal": ["the same prompt"] * n}.get(case, [f"query {i % 9} {i}" for i in range(n)])
     tiers = ("a", "b", "c", "d", "e") if case == "many" else ("a", "b")
     quality = rng.random((n, len(tiers))).round(1)
     if case == "always":
@@ -178,7 +176,7 @@ def test_stack_drops_columns_that_point_the_wrong_way() -> None:
     rng = np.random.default_rng(0)
     good = rng.standard_normal(3000)
     target = (rng.random(3000) < 1.0 / (1.0 + np.exp(-good))).astype(float)
-    weights, intercept = stack(np.column_stack((good, -good)), target, False, 1.0)
+    weights, intercept = stack(np.column_stack((good, -good)), target, 1.0)
     assert weights[1] == 0.0
     assert weights[0] == pytest.approx(1.0, abs=0.15)
     assert intercept == pytest.approx(0.0, abs=0.15)
