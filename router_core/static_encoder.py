@@ -7,7 +7,8 @@ topics of the words, prompt statistics). Every output is
 
 where the label is (task, subtask), (task, none) or masked: how much the two scores count beside what is known
 of the label is fitted per level of masking. All outputs are logits: of the ``K - 1`` pass probabilities, of the
-difficulty, and of the ``K`` expected qualities, whose differences are the expected gaps.
+difficulty, and of the ``K`` expected qualities. The expected gap is the mean of two estimates: the difference of two
+qualities, and the mean gaps of bad and good answers weighted by their probabilities.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class StaticArrays:
     lexical_scale: NDArray[np.float64]  # [L, m]
     smooth_scale: NDArray[np.float64]  # [L, m]
     offset: NDArray[np.float64]  # [L, m]
+    gap_if_bad: NDArray[np.float64]  # [K]
+    gap_if_good: NDArray[np.float64]  # [K]
 
 
 _DTYPES: Final = {
@@ -129,7 +132,9 @@ class StaticEncoder:
         difficulty = float(chance[tiers - 1])
         passing = chance[:tiers].copy()
         passing[-1] = 1.0
-        gap = chance[-1] - chance[tiers:]
+        by_quality = chance[-1] - chance[tiers:]
+        by_pass = arrays.gap_if_bad * (1.0 - passing) + arrays.gap_if_good * passing
+        gap = 0.5 * (by_quality + by_pass)
         return Prediction(passing, difficulty, self._space.hidden(features, dense), gap)
 
     def parts(self) -> dict[str, bytes]:
@@ -208,6 +213,7 @@ def _check(arrays: StaticArrays, labels: int, outputs: int) -> None:
         "scale": (statistics,), "lexical": (size, outputs), "frequencies": (topics + statistics, cosines),
         "codes": (labels, cosines), "smooth": (cosines, outputs), "lexical_scale": (labels, outputs),
         "smooth_scale": (labels, outputs), "offset": (labels, outputs),
+        "gap_if_bad": (outputs // 2,), "gap_if_good": (outputs // 2,),
     }  # fmt: skip
     for name, shape in wanted.items():
         if getattr(arrays, name).shape != shape:

@@ -11,8 +11,11 @@ true length stays a feature.
 
 from __future__ import annotations
 
+import math
+import re
 import unicodedata
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -64,6 +67,11 @@ STATISTICS: Final = (
     "blank_to_fill",
     "code_words",
     "all_or_none",
+    "log_items",
+    "log_longest_item",
+    "log_shortest_item",
+    "item_spread",
+    "numeric_items",
 )
 """Names of the prompt statistics, in the order of ``TextFeatures.statistics``."""
 
@@ -92,6 +100,13 @@ _CODE: Final = (
     "</",
 )
 _ALL_NONE: Final = ("ll of the", "one of the", "both ", "neither ")
+
+
+# Lettered or numbered lines: the options of a question, the steps of a request.
+_ITEM: Final = re.compile(r"^\(?[A-Ja-j1-9][.)] (.*)", re.MULTILINE)
+_MAX_ITEMS: Final = 8
+_HAS_DIGIT: Final = re.compile("[0-9]")
+_SHORT_ITEM: Final = 15
 
 
 def _powers(base: int) -> NDArray[np.uint64]:
@@ -244,6 +259,18 @@ def text_features(text: str) -> TextFeatures:
     return TextFeatures(buckets, singles, pairs_end, _statistics(clipped, length, raw, words))
 
 
+def _items(clipped: str) -> tuple[float, float, float, float, float]:
+    """Measure the first few list items: log count, log longest, log shortest, spread, share of short numbers."""
+    items = [match[1] for match in islice(_ITEM.finditer(clipped), _MAX_ITEMS)]
+    if not items:
+        return 0.0, 0.0, 0.0, 0.0, 0.0
+    lengths = [len(item) for item in items]
+    count, longest, shortest = len(items), max(lengths), min(lengths)
+    numeric = sum(1 for item in items if len(item) < _SHORT_ITEM and _HAS_DIGIT.search(item))
+    spread = (longest - shortest) / (1.0 + sum(lengths) / count)
+    return math.log1p(count), math.log1p(longest), math.log1p(shortest), spread, numeric / count
+
+
 def _statistics(clipped: str, length: int, raw: NDArray[np.uint8], words: int) -> NDArray[np.float64]:
     """Compute counts and shares of a clipped text; the order is ``STATISTICS``."""
     counts: list[int] = np.bincount(_CLASS[raw], minlength=_CLASSES).tolist()
@@ -275,6 +302,7 @@ def _statistics(clipped: str, length: int, raw: NDArray[np.uint8], words: int) -
             _any(clipped, _BLANKS),
             _any(clipped, _CODE),
             _any(clipped, _ALL_NONE),
+            *_items(clipped),
         )
     )
     np.log1p(out[:11], out=out[:11])

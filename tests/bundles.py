@@ -59,7 +59,7 @@ def small_records(seed: int = 0) -> Records:
 
     A tier answers most queries at or below its level right, and most of its wrong answers show doubt.
     """
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311 - a population, not a secret
     n = sum(SPLIT_SIZES.values())
     splits = [name for name, size in SPLIT_SIZES.items() for _ in range(size)]
     prompts, tasks, responses = [], [], []

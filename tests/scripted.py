@@ -39,6 +39,8 @@ class ScriptedModel(BaseChatModel):
     usage: dict[str, int] | None = Field(default_factory=lambda: dict(USAGE))
     logprobs: list[float] | None = None
     names_itself: bool = True
+    finish_reason: str = "stop"
+    closed: int = 0
     delay: float = 0.0
     api_key: SecretStr = SecretStr("sk-secret")
     header: str = "Bearer sk-plain"
@@ -55,7 +57,7 @@ class ScriptedModel(BaseChatModel):
         return "scripted"
 
     def _told(self) -> dict[str, Any]:
-        told: dict[str, Any] = {"finish_reason": "stop"}
+        told: dict[str, Any] = {"finish_reason": self.finish_reason}
         if self.names_itself:
             told["model_name"] = self.model_name
         if self.logprobs is not None:
@@ -111,17 +113,24 @@ class ScriptedModel(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
         self._note(messages, stop, kwargs, "stream")
-        yield from self._pieces(messages)
+        try:
+            yield from self._pieces(messages)
+        finally:
+            self.closed += 1
 
     async def _astream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
         self._note(messages, stop, kwargs, "astream")
-        for chunk in self._pieces(messages):
-            await asyncio.sleep(self.delay)
-            yield chunk
+        try:
+            for chunk in self._pieces(messages):
+                await asyncio.sleep(self.delay)
+                yield chunk
+        finally:
+            self.closed += 1
 
     def bind_tools(self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any) -> Runnable[Any, Any]:
+        """Bind tools in OpenAI's format."""
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], tool_choice=tool_choice, **kwargs)
 
 

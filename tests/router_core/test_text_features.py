@@ -125,3 +125,13 @@ def test_normalisation_forms_agree() -> None:
     decomposed = unicodedata.normalize("NFD", composed)
     assert composed != decomposed
     assert np.array_equal(text_features(composed).words, text_features(decomposed).words)
+
+
+def test_list_items_are_measured() -> None:
+    """Options of a question: how many, how long, how many are short numbers; texts without have zeros."""
+    found = dict(zip(STATISTICS, text_features("Pick.\nA. 12\nB. 3,456\nC. none of these").statistics, strict=True))
+    assert np.expm1(found["log_items"]) == pytest.approx(3)
+    assert np.expm1(found["log_longest_item"]) == pytest.approx(13)
+    assert np.expm1(found["log_shortest_item"]) == pytest.approx(2)
+    assert found["numeric_items"] == pytest.approx(2 / 3)
+    assert text_features("Pick one").statistics[-5:].tolist() == [0.0] * 5

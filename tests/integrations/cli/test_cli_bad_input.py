@@ -67,10 +67,11 @@ RECORDS = [
     pytest.param(None, ["--tiers", "small"], ["at least two tiers"], id="one tier named"),
     pytest.param(None, ["--tiers", "small,huge"], ["unknown tier 'huge'", "small, medium, large"], id="an unknown tier"),
     pytest.param(None, ["--tiers", "small,small,large"], ["'small' is named twice"], id="a tier named twice"),
-    pytest.param(_repeat, [], ["line 1201", "line 8", "'small'"], id="a duplicate row"),
+    pytest.param(_repeat, [], ["line 1201", "line 8", "'medium'"], id="a duplicate row"),
     pytest.param(_without("calib"), [], ["split 'calib' is empty"], id="no calib rows"),
     pytest.param(_without("test"), [], ["split 'test' is empty"], id="no test rows"),
-    pytest.param(_set("split", "dev"), [], ["line 5", "'dev'"], id="an unknown split"),
+    pytest.param(lambda rows: [r | {"split": "dev"} for r in rows], [], ["line 1", "'dev'"], id="an unknown split"),
+    pytest.param(_set("split", "test"), [], ["line 5", "line 4", "'split'"], id="a query in two splits"),
     pytest.param(_unpriced, [], ["cost_usd", "portfolio"], id="no costs and no prices"),
     pytest.param(_lost, ["--tiers", ",".join(TIERS)], ["'test'", "more than 5 %"], id="too many dropped"),
     pytest.param(None, ["--alpha", "0"], ["alpha = 0"], id="alpha 0"),
@@ -233,6 +234,12 @@ def test_evaluate_refuses(
     write_rows(tmp_path / "records.jsonl", small_rows if change is None else change(small_rows))
     _refused(run("evaluate", small_bundle, "records.jsonl", *options), told)
     assert [item.name for item in tmp_path.iterdir()] == ["records.jsonl"]
+
+
+def test_shared_records_without_costs_are_refused(shared: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
+    """`llmrouter_mix` has neither costs nor token counts: it needs a portfolio, and the sentence says so."""
+    file = shared / "routing/llmrouter_mix.parquet"
+    _refused(run("fit", file, "--out", tmp_path / "b"), ["no row has a cost_usd", "assumed_completion_tokens"])
 
 
 def test_a_demo_folder_that_is_something_else_is_refused(tmp_path: Path, run: Callable[..., Any]) -> None:

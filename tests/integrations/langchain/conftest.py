@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import TIERS, small_records
+from bundles import DOUBTFUL, SURE, TIERS, small_records
 from pytest_socket import disable_socket, enable_socket
 from scripted import Make, ScriptedModel
 
+from routenlp_integrations.langchain import RoutingChatModel
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.router import Router
-from routenlp_integrations.langchain import RoutingChatModel
 
 
 @pytest.fixture(autouse=True)
@@ -32,25 +32,30 @@ def small_router(small_bundle: Path) -> Router:
 
 @pytest.fixture
 def make(small_router: Router) -> Make:
-    """Make a routing model over scripted tiers; `tiers` gives a tier's own arguments."""
+    """Make a routing model for the task "mood" over scripted tiers; `tiers` gives a tier's own arguments."""
 
     def build(
         tiers: dict[str, dict[str, Any]] | None = None, **params: Any
     ) -> tuple[RoutingChatModel, dict[str, ScriptedModel]]:
         own = tiers or {}
         models = {name: ScriptedModel(model_name=f"{name}-1", **own.get(name, {})) for name in TIERS}
-        return RoutingChatModel(router=small_router, tiers=models, **params), models
+        return RoutingChatModel(router=small_router, tiers=models, **{"task": "mood", **params}), models
 
     return build
 
 
 @pytest.fixture(scope="session")
 def easy(small_router: Router) -> str:
-    """A mood query that starts at the small tier under both policies, with and without its task."""
-    for prompt in small_records().prompt:
-        starts = [
-            small_router.start(prompt, task, policy).tier for task in (None, "mood") for policy in (CASCADE, ROUTE_ONLY)
-        ]
-        if not any(starts) and "love" in prompt:
+    """A mood query that starts at the small tier and on which doubtful answers of both cheap tiers are rejected."""
+    records = small_records()
+    for prompt, task in zip(records.prompt, records.task, strict=True):
+        if task != "mood":
+            continue
+        cascade, direct = (small_router.start(prompt, "mood", policy) for policy in (CASCADE, ROUTE_ONLY))
+        if cascade.tier or direct.tier or cascade.before is None:
+            continue
+        answers = (SURE.format("good"), DOUBTFUL)
+        accepted = [small_router.accept(cascade, k, answer, {}, {})[0] for k in (0, 1) for answer in answers]
+        if accepted == [True, False, True, False]:
             return prompt
-    pytest.fail("no query starts at the small tier under both policies")
+    pytest.fail("no query of the population serves")

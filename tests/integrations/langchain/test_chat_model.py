@@ -20,9 +20,12 @@ from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import RunnableLambda
 from scripted import STREAMS, USAGE, WHOLE, Make, ScriptedModel, ask, route_of
 
+from routenlp_integrations.langchain import RoutingChatModel
+from routenlp_integrations.langchain.messages import answer_of
+from routenlp_integrations.langchain.streaming import Screen
+from routenlp_integrations.langchain.tiers import Call
 from router_core.errors import BundleError, InputError
 from router_core.router import Router
-from routenlp_integrations.langchain import RoutingChatModel
 
 ROUTE_KEYS = {"tier", "attempts", "cost_usd", "task", "bundle", "certificate", "reason"}
 ATTEMPT_KEYS = {"tier", "confidence", "cost_usd", "accepted", "reason"}
@@ -35,15 +38,19 @@ class Counter(BaseCallbackHandler):
         self.starts = self.ends = self.errors = self.tokens = 0
 
     def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+        """A run began."""
         self.starts += 1
 
     def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
+        """A run ended."""
         self.ends += 1
 
     def on_llm_error(self, *args: Any, **kwargs: Any) -> None:
+        """A run failed."""
         self.errors += 1
 
     def on_llm_new_token(self, *args: Any, **kwargs: Any) -> None:
+        """A token came."""
         self.tokens += 1
 
 
@@ -54,10 +61,12 @@ class Turnstile(BaseRateLimiter):
         self.passed = 0
 
     def acquire(self, *, blocking: bool = True) -> bool:
+        """Pass."""
         self.passed += 1
         return True
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
+        """Pass."""
         self.passed += 1
         return True
 
@@ -122,12 +131,14 @@ def test_tokens_are_estimated_over_the_conversation(make: Make, easy: str) -> No
 
 def test_log_probabilities_become_a_signal(make: Make, easy: str) -> None:
     """Token log-probabilities in OpenAI's shape reach the cascade as their mean."""
-    from routenlp_integrations.langchain.messages import answer_of
-
     _, tiers = make({"small": {"logprobs": [-0.5, -1.5]}, "medium": {"logprobs": [float("-inf")]}})
     for name, wanted in (("small", {"mean_logprob": -1.0}), ("medium", {}), ("large", {})):
-        result = tiers[name]._generate([HumanMessage(easy)])
-        assert answer_of(result, []).signals == wanted
+        query = [HumanMessage(easy)]
+        assert answer_of(tiers[name]._generate(query), query).signals == wanted
+        screen = Screen(final=True)
+        for chunk in tiers[name]._stream(query):
+            screen.add(chunk)
+        assert screen.answer(Call(query, None, {})).signals == wanted
 
 
 # Construction
@@ -177,9 +188,8 @@ async def test_bound_arguments_and_rate_limiter_of_a_tier(small_router: Router, 
     gate = Turnstile()
     small = ScriptedModel(rate_limiter=gate)
     bound = small.bind(seed=7, stop=["B"], temperature=1.0).bind(seed=8)
-    model = RoutingChatModel(
-        router=small_router, tiers={"small": bound, "medium": ScriptedModel(), "large": ScriptedModel()}, temperature=0.2
-    )
+    tiers = {"small": bound, "medium": ScriptedModel(), "large": ScriptedModel()}
+    model = RoutingChatModel(router=small_router, tiers=tiers, task="mood", temperature=0.2)
     await ask(model, how, easy)
     call = small.calls[0]
     assert (call["seed"], call["stop"], call["temperature"], gate.passed) == (8, ["B"], 0.2, 1)
@@ -191,7 +201,7 @@ async def test_bound_arguments_and_rate_limiter_of_a_tier(small_router: Router, 
 @pytest.mark.parametrize("how", WHOLE + STREAMS)
 async def test_configurable_task_and_tier(make: Make, easy: str, how: str) -> None:
     """The configuration names the task and forces a tier; only a forced reference tier stays certified."""
-    model, tiers = make()
+    model, tiers = make(task="sum")
     named = route_of(await ask(model, how, easy, config={"configurable": {"task": "mood"}}))
     assert (named["task"], named["certificate"]["scope"]) == ("mood", "mood")
     forced = route_of(await ask(model, how, easy, config={"configurable": {"tier": "medium"}}))
@@ -210,7 +220,7 @@ async def test_configurable_survives_binding(make: Make, easy: str) -> None:
         assert route_of(runnable.invoke(easy, config))["tier"] == "medium"  # type: ignore[arg-type]
         assert {spec.id for spec in runnable.config_specs} == {"task", "tier"}
     assert tiers["medium"].calls[1]["tools"][0]["function"]["name"] == "look_up"
-    chain = RunnableLambda(lambda text: model.invoke(text))
+    chain = RunnableLambda(lambda text: model.invoke(text))  # noqa: PLW0108 - its signature would be handed the config
     assert route_of(chain.invoke(easy, config))["tier"] == "medium"
     fixed = model.with_config(configurable={"task": "sum"})
     assert route_of(fixed.invoke(easy))["task"] == "sum"  # type: ignore[arg-type]
@@ -286,7 +296,8 @@ def test_a_cached_answer_belongs_to_its_task(make: Make, easy: str) -> None:
 
 def test_a_tiers_own_message_is_left_alone(small_router: Router, easy: str) -> None:
     """The route is written on a copy: a tier that returns one message twice keeps it clean."""
-    model = RoutingChatModel(router=small_router, tiers={name: _Same(model_name=name) for name in TIERS})
+    tiers = {name: _Same(model_name=name) for name in TIERS}
+    model = RoutingChatModel(router=small_router, tiers=tiers, task="mood")
     model.invoke(easy)
     assert "routenlp" not in _Same.message.response_metadata
 

@@ -9,14 +9,14 @@ import pytest
 from bundles import PORTFOLIO, fit_small, small_records
 from scripted import ask, route_of
 
+from routenlp_integrations.langchain import RecordedChatModel, RoutingChatModel
+from routenlp_integrations.langchain.recorded import recorded_tiers
 from router_core.cascade import Answer, Cascade
 from router_core.errors import InputError, TierError
 from router_core.fitting.fit import fit
 from router_core.records import Records, read_records
 from router_core.router import Router
 from router_core.splits import prepare
-from routenlp_integrations.langchain import RecordedChatModel, RoutingChatModel
-from routenlp_integrations.langchain.recorded import recorded_tiers
 
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke", "stream", "astream"])

@@ -10,8 +10,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_tests.unit_tests import ChatModelUnitTests
 from scripted import ScriptedModel
 
-from router_core.router import Router
 from routenlp_integrations.langchain import RoutingChatModel
+from router_core.router import Router
 
 
 class TestRoutingChatModelUnit(ChatModelUnitTests):
@@ -23,8 +23,10 @@ class TestRoutingChatModelUnit(ChatModelUnitTests):
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
+        """The class under test."""
         return RoutingChatModel
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
+        """A router and scripted tiers."""
         return {"router": self.router, "tiers": {name: ScriptedModel(model_name=name) for name in TIERS}}

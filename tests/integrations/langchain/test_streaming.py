@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from bundles import DOUBTFUL
-from langchain_core.messages import AIMessageChunk
+from langchain_core.messages import AIMessageChunk, HumanMessage
 from scripted import USAGE, Make, ask, route_of
 
 
@@ -97,16 +97,14 @@ async def test_streaming_can_be_switched_off(make: Make, easy: str) -> None:
 
 
 async def test_leaving_early_closes_the_tiers_stream(make: Make, easy: str) -> None:
-    """A consumer that stops reading ends the tier's stream at once."""
-    model, _ = make()
-    stream = model._astream([_human(easy)])
-    await anext(stream)
-    await stream.aclose()  # type: ignore[attr-defined]
-    with pytest.raises(StopAsyncIteration):
-        await anext(stream)
-
-
-def _human(text: str) -> Any:
-    from langchain_core.messages import HumanMessage
-
-    return HumanMessage(text)
+    """A consumer that stops reading ends the tier's stream at once, so that no connection stays open."""
+    model, tiers = make()
+    later = model._astream([HumanMessage(easy)])
+    await anext(later)
+    assert tiers["small"].closed == 0
+    await later.aclose()  # type: ignore[attr-defined]
+    assert tiers["small"].closed == 1
+    now = model._stream([HumanMessage(easy)])
+    next(now)
+    now.close()  # type: ignore[attr-defined]
+    assert tiers["small"].closed == 2

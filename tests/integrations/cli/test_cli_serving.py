@@ -1,0 +1,124 @@
+"""`routenlp evaluate`, `route` and `inspect` on a fitted bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundles import TIERS, small_records
+from router_core.bundle import Bundle
+from router_core.evaluation import evaluate
+from router_core.router import Router
+
+POLICIES = {"routenlp", "route_only", "random_same_cost", "coin_certified", "knn_certified", "isotonic_certified", "oracle"}
+
+
+def test_evaluate_writes_the_report_and_the_picture(
+    small_bundle: Path, records_file: Path, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    """The JSON is the core's report with the contract's keys; the text names every policy; the picture is a PNG."""
+    said = run("evaluate", small_bundle, records_file, "--json", tmp_path / "r.json", "--plot", tmp_path / "p.png")
+    assert said.code == 0
+    assert said.err == ""
+    told = json.loads((tmp_path / "r.json").read_text())
+    expected = json.loads(json.dumps(evaluate(small_bundle, small_records())))
+    assert {**told, "router": None} == {**expected, "router": None}
+    assert set(told["overall"]["policies"]) == POLICIES | {f"always:{tier}" for tier in TIERS}
+    assert set(told["tasks"]) == {"mood", "sum", "*"}
+    for name in told["overall"]["policies"]:
+        assert name in said.out
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["p.png", "r.json"]
+
+
+def test_evaluate_prints_json_alone_and_reads_other_splits(
+    small_bundle: Path, records_file: Path, run: Callable[..., Any]
+) -> None:
+    """`--json -` is JSON alone, and `--split calib` reports on the calibration rows."""
+    said = run("evaluate", small_bundle, records_file, "--split", "calib", "--json", "-")
+    told = json.loads(said.out)
+    assert (told["split"], told["n"]) == ("calib", 160)
+    shown = Bundle.load(small_bundle).certificates["mood", "cascade"]
+    assert told["tasks"]["mood"]["certificate"]["bad"] == shown.bad
+    assert said.err == ""
+
+
+def test_route_says_where_and_why(small_bundle: Path, run: Callable[..., Any]) -> None:
+    """JSON holds the router's own decision under both policies; the text holds its reason."""
+    query = "Quickly add 3 and 4 for ticket 17 of the bridge."
+    told = json.loads(run("route", small_bundle, query, "--task", "sum", "--json").out)
+    router = Router.load(small_bundle)
+    decision = router.decide(query, "sum", "cascade")
+    assert told["tier"] == decision.tier
+    assert told["reason"] == decision.reason
+    assert told["pass_probability"] == decision.pass_probability
+    assert told["route_only"]["tier"] == router.decide(query, "sum").tier
+    text = run("route", small_bundle, query, "--task", "sum")
+    assert text.code == 0
+    assert text.out.startswith(f"Start with {decision.tier}\n")
+    assert decision.reason in " ".join(text.out.split())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "   ", "x" * 100_000, "a\0b", "\U0001f600 [bold]:smile:", "\u0645\u0631\u062d\u0628\u0627", "\ud800"]
+)
+def test_route_takes_any_text(text: str, small_bundle: Path, run: Callable[..., Any]) -> None:
+    """Empty, very long, NUL, emoji, right-to-left and broken text all get a decision."""
+    said = run("route", small_bundle, text, "--json")
+    assert said.code == 0
+    assert json.loads(said.out)["tier"] in TIERS
+    assert run("route", small_bundle, text).code == 0
+
+
+def test_route_of_an_unknown_task_warns_in_one_line(small_bundle: Path, run: Callable[..., Any]) -> None:
+    """A task that was never calibrated goes to the reference, with one plain warning and exit 0."""
+    said = run("route", small_bundle, "hello", "--task", "chess[/bold]", "--json")
+    assert said.code == 0
+    told = json.loads(said.out)
+    assert (told["tier"], told["certificate"], told["scope"]) == ("large", None, None)
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("routenlp: warning: task 'chess[/bold]' was never calibrated")
+    assert "never calibrated" in run("route", small_bundle, "hello", "--task", "chess[/bold]").out
+
+
+def test_inspect_says_what_was_shown_and_what_ends_it(small_bundle: Path, run: Callable[..., Any]) -> None:
+    """Every certificate's own sentence is printed, with what ends it and the minimum n."""
+    said = run("inspect", small_bundle)
+    assert said.code == 0
+    text = " ".join(said.out.split())
+    bundle = Bundle.load(small_bundle)
+    for (_, policy), shown in bundle.certificates.items():
+        assert (shown.describe() in text) == (policy in ("cascade", "route_only"))
+    for part in (bundle.id, "schema 1", "small = small-1", "What ends it", "any change of router", "minimum n"):
+        assert part in text
+    told = json.loads(run("inspect", small_bundle, "--json").out)
+    assert told["bundle"] == bundle.id
+    assert told["fingerprints"] == {"small": "small-1", "medium": "medium-1", "large": "large-1"}
+    assert told["choices"].keys() == {"mood", "sum", "*"}
+    assert told["keys"]["calib"] == 160
+
+
+@pytest.mark.parametrize("command", ["inspect", "evaluate", "route"])
+def test_tables_read_well_at_80_columns_without_colour(
+    command: str, small_bundle: Path, records_file: Path, run: Callable[..., Any]
+) -> None:
+    """No line is wider than the terminal, nothing is elided, and NO_COLOR leaves no escape codes."""
+    rest = {"inspect": [], "evaluate": [records_file], "route": ["hello"]}[command]
+    said = run(command, small_bundle, *rest)
+    assert max(len(line) for line in said.out.splitlines()) <= 80
+    assert "\x1b" not in said.out
+    assert "\u2026" not in said.out
+
+
+def test_serving_commands_need_no_statistics(small_bundle: Path, shell: Callable[..., Any]) -> None:
+    """`route` and `inspect` work where scipy, scikit-learn, crepes, numba, pandas and matplotlib cannot be imported."""
+    banned = ["scipy", "sklearn", "crepes", "numba", "pandas", "matplotlib", "torch", "langchain_core"]
+    for name in banned:
+        (Path(shell.__closure__[0].cell_contents) / f"{name}.py").write_text("raise ImportError('banned')\n")  # type: ignore[index]
+    for command in (["route", small_bundle, "hello"], ["inspect", small_bundle]):
+        done = shell(*command)
+        assert done.returncode == 0, done.stderr

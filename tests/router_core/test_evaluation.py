@@ -1,0 +1,81 @@
+"""evaluate(): the contract's structure, and figures that can be checked by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import TIERS, small_records
+
+from router_core import InputError
+from router_core.evaluation import evaluate
+from router_core.outcomes import Outcome, apgr_and_cpt, describe_outcome
+
+POLICIES = {
+    "routenlp", "route_only", "random_same_cost", "coin_certified", "knn_certified", "isotonic_certified", "oracle",
+    *(f"always:{tier}" for tier in TIERS),
+}  # fmt: skip
+FIGURES = {
+    "quality", "cost", "quality_ratio", "cost_ratio", "quality_ratio_ci", "cost_ratio_ci", "share", "joint_risk",
+    "joint_risk_ci", "selective_risk", "selective_risk_ci", "win_or_tie",
+}  # fmt: skip
+
+
+def test_contract(small_bundle: Path) -> None:
+    """Keys, policies and frontiers are those that other programs rely on, and it is JSON."""
+    report = evaluate(small_bundle, small_records())
+    json.dumps(report, allow_nan=False)
+    assert {"bundle", "split", "n", "tasks", "overall", "router"} <= set(report)
+    assert set(report["tasks"]) == {"mood", "sum", "*"}
+    assert report["n"] == report["overall"]["n"] == 60
+    assert report["tasks"]["*"]["n"] == 60
+    for scope in (*report["tasks"].values(), report["overall"]):
+        assert set(scope["policies"]) == POLICIES
+        assert all(set(figures) == FIGURES for figures in scope["policies"].values())
+        assert set(scope["frontier"]) == {"routenlp", "knn", "isotonic"}
+        first = scope["frontier"]["routenlp"][0]
+        assert first == {"lambda": 0.0, "cost_ratio": 1.0, "quality_ratio": 1.0, "joint_risk": 0.0}
+    assert report["overall"]["certificate"] is None
+    assert set(report["tasks"]["mood"]["certificate"]) == {
+        "risk", "alpha", "delta", "n", "bad", "certified", "lower_bound",
+    }  # fmt: skip
+
+
+def test_reference_and_oracle(small_bundle: Path) -> None:
+    """The reference has ratio 1 and no risk; the oracle never serves a bad answer and costs less."""
+    policies = evaluate(small_bundle, small_records())["overall"]["policies"]
+    reference, oracle = policies["always:large"], policies["oracle"]
+    assert (reference["cost_ratio"], reference["quality_ratio"], reference["joint_risk"]) == (1.0, 1.0, 0.0)
+    assert reference["selective_risk"] is None
+    assert oracle["joint_risk"] == 0.0
+    assert oracle["cost_ratio"] < 1.0
+    assert oracle["share"]["small"] > 0.0
+
+
+def test_selective_is_bad_over_accepted() -> None:
+    """P3: joint risk is over all queries, selective risk over the accepted; they are never mixed up."""
+    bad = np.array([[1, 0]] * 3 + [[0, 0]] * 7, np.uint8)
+    quality = np.where(bad > 0, 0.0, 1.0)
+    served = np.array([0, 0, 1, 0, 0, 1, 1, 1, 1, 1], np.int8)
+    told = describe_outcome(Outcome(served, np.ones(10)), quality, np.ones((10, 2)), bad, ("a", "b"))
+    assert told["joint_risk"] == 2 / 10
+    assert told["selective_risk"] == 2 / 4
+    assert told["selective_risk"] == pytest.approx(told["joint_risk"] / told["share"]["a"])
+    assert told["win_or_tie"] == 2 / 4
+
+
+def test_apgr_by_hand() -> None:
+    """A perfect score recovers the gap first, a random order half of it, the reverse last."""
+    weak, strong = np.array([0.0, 0.0, 1.0, 1.0]), np.ones(4)
+    best, needed = apgr_and_cpt(np.array([1.0, 1.0, 0.0, 0.0]), weak, strong)
+    worst, _ = apgr_and_cpt(np.array([0.0, 0.0, 1.0, 1.0]), weak, strong)
+    assert best == pytest.approx(0.75)
+    assert worst == pytest.approx(0.25)
+    assert needed == {"50": 0.25, "80": 0.5, "95": 0.5}
+    assert apgr_and_cpt(np.zeros(4), strong, strong)[0] is None
+
+
+def test_unknown_split_and_foreign_tasks(small_bundle: Path) -> None:
+    """A split that does not exist and records of other tasks are input errors."""
+    with pytest.raises(InputError, match="unknown split"):
+        evaluate(small_bundle, small_records(), split="holdout")
