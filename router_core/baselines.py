@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from router_core.arrays import dump_arrays, load_arrays
 
-__all__ = ["Baselines", "Isotonic", "Neighbours"]
+__all__ = ["Baselines", "Isotonic", "Neighbours", "unit"]
+
+_TIE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +63,13 @@ class Isotonic:
     y: tuple[NDArray[np.float64], ...]
 
     def risk(self, risk: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Recalibrated P(bad), float64 [n, K-1]."""
+        """Recalibrated P(bad), float64 [n, K-1].
+
+        The map is a step function; its ties are broken by the uncalibrated risk, which favours the rival: without it
+        one large tie can fail the first test.
+        """
         columns = [np.interp(risk[:, k], self.x[k], self.y[k]) for k in range(risk.shape[1])]
-        return np.asarray(np.round(np.stack(columns, axis=1), 9))
+        return np.asarray(np.round((1 - _TIE) * np.stack(columns, axis=1) + _TIE * risk, 9))
 
 
 @dataclass(frozen=True, eq=False)

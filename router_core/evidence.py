@@ -17,6 +17,8 @@ __all__ = ["ANSWER_FEATURES", "PAIR_FEATURES", "Evidence", "evidence", "final_an
 _CAP = 6_000
 """Characters of prompt and answer that are read (head and tail), so that `accept` stays below a millisecond."""
 
+_FEWEST_OPTIONS, _MOST_OPTIONS = 2, 12
+
 _FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*|\s*```\s*$")
 _JSON_FIELD = re.compile(
     r'"(?:final_answer|answer|label|class|result|output|prediction)"\s*:\s*("(?:[^"\\]|\\.)*"|[^,}\n]+)', re.I
@@ -89,8 +91,9 @@ def _normalise(text: str) -> str:
 
 
 def _options(prompt: str) -> tuple[str, ...]:
-    """Answers the prompt offers in quotes, such as 'POSITIVE'."""
-    return tuple(dict.fromkeys(_normalise(match) for match in _QUOTED.findall(prompt)))
+    """Answers the prompt offers in quotes, such as 'POSITIVE'; a prompt that quotes much else offers none."""
+    found = tuple(dict.fromkeys(_normalise(match) for match in _QUOTED.findall(prompt)))
+    return found if _FEWEST_OPTIONS <= len(found) <= _MOST_OPTIONS else ()
 
 
 def final_answer(answer: str, options: tuple[str, ...] = ()) -> str:
@@ -120,12 +123,15 @@ def final_answer(answer: str, options: tuple[str, ...] = ()) -> str:
     first = answer.strip().split("\n", 1)[0]
     if not found and 0 < len(first.split()) <= 8 and not first.rstrip().endswith((":", "?")):
         found = _normalise(first)
-    if options and found not in options:
-        lowered = found or answer.lower()
-        hits = [(lowered.find(option), option) for option in options if option in lowered]
-        if hits:
-            return min(hits)[1]
-    return found
+    if found in options or len(found.split()) == 1:
+        return found
+    return _mentioned(found or answer.lower(), options) or found
+
+
+def _mentioned(text: str, options: tuple[str, ...]) -> str:
+    """The offered option that the text names first as a whole word."""
+    hits = [(at.start(), option) for option in options if (at := re.search(rf"(?<!\w){re.escape(option)}(?!\w)", text))]
+    return min(hits)[1] if hits else ""
 
 
 def _read(answer: str, options: tuple[str, ...]) -> _Read:

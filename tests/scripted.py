@@ -9,6 +9,8 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -22,7 +24,7 @@ Make = Callable[..., tuple[RoutingChatModel, dict[str, "ScriptedModel"]]]
 WHOLE = ("invoke", "ainvoke", "batch", "abatch")
 STREAMS = ("stream", "astream")
 
-USAGE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+USAGE = UsageMetadata(input_tokens=10, output_tokens=5, total_tokens=15)
 
 
 class ScriptedModel(BaseChatModel):
@@ -36,7 +38,7 @@ class ScriptedModel(BaseChatModel):
     fails: Exception | None = None
     fails_after: int = 0
     tool_calls: list[dict[str, Any]] = Field(default_factory=list)
-    usage: dict[str, int] | None = Field(default_factory=lambda: dict(USAGE))
+    usage: UsageMetadata | None = USAGE
     logprobs: list[float] | None = None
     names_itself: bool = True
     finish_reason: str = "stop"
@@ -75,6 +77,8 @@ class ScriptedModel(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         self._note(messages, stop, kwargs, "generate")
+        if run_manager is not None:
+            run_manager.on_llm_new_token("leaked")
         return self._result(messages)
 
     def _result(self, messages: list[BaseMessage]) -> ChatResult:
@@ -92,6 +96,8 @@ class ScriptedModel(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         self._note(messages, stop, kwargs, "agenerate")
+        if run_manager is not None:
+            await run_manager.on_llm_new_token("leaked")
         await asyncio.sleep(self.delay)
         return self._result(messages)
 
@@ -100,7 +106,7 @@ class ScriptedModel(BaseChatModel):
         pieces = [AIMessageChunk(content="")]
         pieces += [AIMessageChunk(content=word if i == 0 else f" {word}") for i, word in enumerate(words)]
         for call in self.tool_calls:
-            chunk = {"name": call["name"], "args": "{}", "id": call["id"], "index": 0, "type": "tool_call_chunk"}
+            chunk = tool_call_chunk(name=call["name"], args="{}", id=call["id"], index=0)
             pieces.append(AIMessageChunk(content="", tool_call_chunks=[chunk]))
         for number, piece in enumerate(pieces):
             if self.fails is not None and number == self.fails_after:
@@ -142,16 +148,16 @@ def route_of(message: AIMessage) -> dict[str, Any]:
 
 async def ask(model: Any, how: str, query: Any, **kwargs: Any) -> AIMessage:
     """Ask by any entrance and return one message."""
+    merged: AIMessage | None = None
     if how == "invoke":
-        return model.invoke(query, **kwargs)
-    if how == "ainvoke":
-        return await model.ainvoke(query, **kwargs)
-    if how == "batch":
-        return model.batch([query], **kwargs)[0]
-    if how == "abatch":
-        return (await model.abatch([query], **kwargs))[0]
-    merged: AIMessageChunk | None = None
-    if how == "stream":
+        merged = model.invoke(query, **kwargs)
+    elif how == "ainvoke":
+        merged = await model.ainvoke(query, **kwargs)
+    elif how == "batch":
+        merged = model.batch([query], **kwargs)[0]
+    elif how == "abatch":
+        merged = (await model.abatch([query], **kwargs))[0]
+    elif how == "stream":
         for chunk in model.stream(query, **kwargs):
             merged = chunk if merged is None else merged + chunk
     else:

@@ -100,6 +100,7 @@ def _answer_all(queries: Sequence[Item], seed: Sequence[Item], folder: Path, bar
     for name, _, _ in _TIERS:
         answers[name] = journal = Journal(folder / f"{name}.jsonl")
         tick = bar(name, len(queries))
+        # a tier with nothing left to answer is not trained or loaded
         answer = makers[name]() if journal.missing(queries) else keyword
 
         def make(

@@ -66,8 +66,7 @@ class TierModel:
             model = model.bound
         if not isinstance(model, BaseChatModel):
             msg = (
-                f"tier {name!r} is a {type(given).__name__}; "
-                "give a chat model, or one with arguments bound by .bind()"
+                f"tier {name!r} is a {type(given).__name__}; give a chat model, or one with arguments bound by .bind()"
             )
             raise InputError(msg)
         return cls(name, model, bound)

@@ -9,6 +9,7 @@ from bundles import TIERS, small_records
 
 from router_core import InputError
 from router_core.evaluation import evaluate
+from router_core.kernels import sweep
 from router_core.outcomes import Outcome, apgr_and_cpt, describe_outcome
 
 POLICIES = {
@@ -79,3 +80,21 @@ def test_unknown_split_and_foreign_tasks(small_bundle: Path) -> None:
     """A split that does not exist and records of other tasks are input errors."""
     with pytest.raises(InputError, match="unknown split"):
         evaluate(small_bundle, small_records(), split="holdout")
+
+
+def test_cost_counts_every_attempt() -> None:
+    """P26: with the paper's nominal prices Always-T2 costs .0125 of Always-T4, and a cascade pays for all it tried."""
+    prices = np.array([0.01, 0.10, 0.80, 8.00])
+    cost = np.tile(prices, (5, 1))
+    thresholds = np.array([[np.inf] * 3, [0.5] * 3])
+    start = np.ones((5, 3))
+    accept = np.zeros((5, 3, 3))
+    accept[3:, 0, 1] = 1.0
+    served, total = sweep(start, accept, thresholds, thresholds, cost)
+    quality, bad = np.ones((5, 4)), np.zeros((5, 4), np.uint8)
+    always = describe_outcome(Outcome(np.ones(5, np.int8), cost[:, 1]), quality, cost, bad, ("T1", "T2", "T3", "T4"))
+    assert always["cost_ratio"] == pytest.approx(0.0125)
+    assert served[1].tolist() == [3, 3, 3, 1, 1]
+    np.testing.assert_allclose(total[1], [prices.sum()] * 3 + [prices[:2].sum()] * 2)
+    last_only = np.take_along_axis(cost, served[1][:, None].astype(int), 1)[:, 0]
+    assert not np.allclose(last_only, total[1]), "billing the last tier only must be caught"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-
 from bundles import TIERS, small_records
+
 import router_core
 from routenlp_integrations.cli import main
 

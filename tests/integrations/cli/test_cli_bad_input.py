@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from bundles import TIERS
 
 Rows = list[dict[str, Any]]
@@ -65,7 +64,9 @@ RECORDS = [
     pytest.param(_set("cost_usd", -1e-6), [], ["line 5", "'cost_usd'"], id="a negative cost"),
     pytest.param(_only(TIERS[0]), [], ["at least two models"], id="one model"),
     pytest.param(None, ["--tiers", "small"], ["at least two tiers"], id="one tier named"),
-    pytest.param(None, ["--tiers", "small,huge"], ["unknown tier 'huge'", "small, medium, large"], id="an unknown tier"),
+    pytest.param(
+        None, ["--tiers", "small,huge"], ["unknown tier 'huge'", "small, medium, large"], id="an unknown tier"
+    ),
     pytest.param(None, ["--tiers", "small,small,large"], ["'small' is named twice"], id="a tier named twice"),
     pytest.param(_repeat, [], ["line 1201", "line 8", "'medium'"], id="a duplicate row"),
     pytest.param(_without("calib"), [], ["split 'calib' is empty"], id="no calib rows"),
@@ -78,11 +79,15 @@ RECORDS = [
     pytest.param(None, ["--delta", "1.5"], ["delta = 1.5"], id="delta above 1"),
     pytest.param(None, ["--alpha", "nan"], ["alpha = nan"], id="alpha NaN"),
     pytest.param(None, ["--tolerance", "1"], ["tolerance = 1"], id="tolerance 1"),
-    pytest.param(None, ["--risk", "selective"], ["--risk selective is not in this version", "joint"], id="a risk to come"),
+    pytest.param(
+        None, ["--risk", "selective"], ["--risk selective is not in this version", "joint"], id="a risk to come"
+    ),
     pytest.param(None, ["--risk", "none"], ["'none' is unknown", "joint"], id="an unknown risk"),
     pytest.param(None, ["--encoder", "minilm"], ["--encoder minilm is not in this version"], id="an encoder to come"),
     pytest.param(None, ["--portfolio", "nowhere.json"], ["nowhere.json"], id="no such portfolio"),
-    pytest.param(None, ["--json", "nowhere/report.json"], ["--json", "nowhere does not exist"], id="no folder for the JSON"),
+    pytest.param(
+        None, ["--json", "nowhere/report.json"], ["--json", "nowhere does not exist"], id="no folder for the JSON"
+    ),
     pytest.param(None, ["--seed", "many"], ["'--seed'", "routenlp fit --help"], id="a seed that is no number"),
     pytest.param(None, ["--finetune"], ["--finetune", "routenlp fit --help"], id="an option to come"),
 ]
@@ -120,7 +125,9 @@ def _refused(said: Any, told: list[str]) -> None:
 FILES = [
     pytest.param("r.parquet", b"PAR1 this is not one PAR1", ["not a readable Parquet file"], id="unreadable Parquet"),
     pytest.param("r.jsonl", b'{"query_id": "a"\n', ["line 1", "not valid JSON"], id="unreadable JSONL"),
-    pytest.param("r.jsonl", b'{"query_id": "a"}\n\n[1]\n', ["line 3", "not a JSON object"], id="JSONL that is no object"),
+    pytest.param(
+        "r.jsonl", b'{"query_id": "a"}\n\n[1]\n', ["line 3", "not a JSON object"], id="JSONL that is no object"
+    ),
     pytest.param("r.jsonl", b'{"query_id": "a"}\n"\xff"\n', ["line 2", "not UTF-8"], id="JSONL that is not UTF-8"),
     pytest.param("r.csv", b"query_id,prompt\na\n", ["row 1 has 1 fields"], id="a ragged CSV"),
     pytest.param("r.txt", b"a", [".parquet, .csv, .jsonl"], id="an unknown ending"),
@@ -166,7 +173,9 @@ def _changed(folder: Path) -> None:
 
 def _manifest_changed(folder: Path) -> None:
     text = (folder / "manifest.json").read_text()
-    (folder / "manifest.json").write_text(text.replace('"route_text":1', '"route_text":2').replace('"route_text": 1', '"route_text": 2'))
+    (folder / "manifest.json").write_text(
+        text.replace('"route_text":1', '"route_text":2').replace('"route_text": 1', '"route_text": 2')
+    )
 
 
 def _newer(folder: Path) -> None:
@@ -209,10 +218,16 @@ EVALUATE = [
     pytest.param(None, ["--split", "holdout"], ["'holdout'", "test"], id="an unknown split"),
     pytest.param(_without("test"), [], ["split 'test'"], id="an empty split"),
     pytest.param(_only(TIERS[0]), [], ["at least two models"], id="one model"),
-    pytest.param(lambda rows: [r for r in rows if r["model"] != TIERS[1]], [], ["unknown model 'medium'"], id="a tier missing"),
-    pytest.param(lambda rows: [r | {"task": "chess"} for r in rows], [], ["mood, sum"], id="tasks the bundle does not know"),
+    pytest.param(
+        lambda rows: [r for r in rows if r["model"] != TIERS[1]], [], ["unknown model 'medium'"], id="a tier missing"
+    ),
+    pytest.param(
+        lambda rows: [r | {"task": "chess"} for r in rows], [], ["mood, sum"], id="tasks the bundle does not know"
+    ),
     pytest.param(None, ["--plot", "picture.gif"], ["--plot picture.gif", ".png"], id="a picture of another kind"),
-    pytest.param(None, ["--plot", "nowhere/p.png"], ["--plot", "nowhere does not exist"], id="no folder for the picture"),
+    pytest.param(
+        None, ["--plot", "nowhere/p.png"], ["--plot", "nowhere does not exist"], id="no folder for the picture"
+    ),
     pytest.param(None, ["--json", "."], ["--json", "folder"], id="a folder for the JSON"),
 ]
 

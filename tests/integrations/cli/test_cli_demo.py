@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from bundles import PORTFOLIO, small_records
-from router_core.evaluation import evaluate
+
 from routenlp_integrations.cli import demo as demo_module
-from routenlp_integrations.cli.demo_routes import agree, route_all, test_rows as rows_of_test
+from routenlp_integrations.cli.demo_routes import agree, route_all
+from routenlp_integrations.cli.demo_routes import test_rows as rows_of_test
+from router_core.bundle import Bundle
+from router_core.evaluation import evaluate
 
 PACKAGED = demo_module.DATA
 
@@ -44,7 +47,14 @@ def test_the_road_from_records_to_answers(
     ours = told["evaluation"]["overall"]["policies"]["routenlp"]
     assert told["routed"]["cost_usd"] == pytest.approx(60 * ours["cost"], rel=1e-9)
     text = " ".join(first.out.split())
-    for part in ("What this says", "What it does not say", "no frontier model", "nominal", "evaluation.png", "joint risk"):
+    for part in (
+        "What this says",
+        "What it does not say",
+        "no frontier model",
+        "nominal",
+        "evaluation.png",
+        "joint risk",
+    ):
         assert part in text
     assert sorted(item.name for item in Path("routenlp-demo").iterdir()) == [
         "bundle", "demo.json", "evaluation.json", "evaluation.png",
@@ -55,16 +65,16 @@ def test_the_road_from_records_to_answers(
     assert again["bundle"]["bundle"] == told["bundle"]["bundle"]
 
 
-def test_other_records_are_fitted_again(stand_in: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
-    """A folder of a demo on other records is used again, but its bundle is not."""
+def test_a_bundle_of_other_records_is_fitted_again(
+    stand_in: Path, small_bundle: Path, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    """The folder of a demo on other records is used again, but its bundle is not."""
     out = tmp_path / "out"
-    assert run("demo", "--out", out).code == 0
-    kept = [line for line in (stand_in / "records.jsonl").read_text().splitlines() if '"q399"' not in line]
-    (stand_in / "records.jsonl").write_text("\n".join(kept) + "\n")
-    said = run("demo", "--out", out, "--json", "-")
-    told = json.loads(said.out)
+    shutil.copytree(small_bundle, out / "bundle")
+    (out / "demo.json").write_text(json.dumps({"data": "other records", "bundle": Bundle.load(small_bundle).id}))
+    told = json.loads(run("demo", "--out", out, "--json", "-").out)
     assert told["fitted_now"] is True
-    assert told["test"] == 59
+    assert json.loads((out / "demo.json").read_text())["bundle"] == told["bundle"]["bundle"]
 
 
 def test_without_langchain_the_extra_is_named(tmp_path: Path, shell: Callable[..., Any]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-
 from bundles import PORTFOLIO, TIERS
+
 from router_core.bundle import Bundle
 from router_core.certificate import allowed_bad, minimum_n
 
@@ -17,20 +20,31 @@ Rows = list[dict[str, Any]]
 FIT = ("--tiers", ",".join(TIERS), "--alpha", "0.1")
 
 
+class Fitted(NamedTuple):
+    """A bundle made by the command line, the JSON it wrote and what it said."""
+
+    path: Path
+    told: dict[str, Any]
+    text: str
+
+
 @pytest.fixture(scope="module")
-def fitted(records_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A bundle made by the command line, and the JSON it wrote."""
+def fitted(records_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    """One fit, shared by the tests that only look."""
     from routenlp_integrations.cli import main
 
     folder = tmp_path_factory.mktemp("fit")
-    code = main(["fit", str(records_file), "--out", str(folder / "b"), *FIT, "--json", str(folder / "fit.json")])
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = main(["fit", str(records_file), "--out", str(folder / "b"), *FIT, "--json", str(folder / "fit.json")])
     assert code == 0
-    return folder / "b", json.loads((folder / "fit.json").read_text())
+    assert sorted(item.name for item in folder.iterdir()) == ["b", "fit.json"]
+    return Fitted(folder / "b", json.loads((folder / "fit.json").read_text()), " ".join(said.getvalue().split()))
 
 
-def test_the_json_tells_what_the_bundle_holds(fitted: tuple[Path, dict[str, Any]], records_file: Path) -> None:
+def test_the_json_tells_what_the_bundle_holds(fitted: Fitted, records_file: Path) -> None:
     """Certificates, settings, splits and tiers of the JSON are those of the bundle, with the bad counts n permits."""
-    path, told = fitted
+    path, told, _ = fitted
     bundle = Bundle.load(path)
     assert told["bundle"] == bundle.id
     assert told["settings"] == {"risk": "joint", "alpha": 0.1, "delta": 0.1, "tolerance": 0.0, "seed": 0}
@@ -48,27 +62,29 @@ def test_the_json_tells_what_the_bundle_holds(fitted: tuple[Path, dict[str, Any]
         assert 0.0 < shown["cost_ratio"] <= 1.0
 
 
+def test_the_text_tells_what_was_done(fitted: Fitted) -> None:
+    """Drops, splits, straddlers, what bad means, certificates, uses and the next step are on the screen."""
+    for part in ("dropped for a missing quality or cost", "train 0 of 180", "0 straddlers", "below large's", "Next:"):
+        assert part in fitted.text
+    for shown in fitted.told["certificates"]:
+        if shown["policy"] in ("cascade", "route_only"):
+            counts = f"{shown['n']} {shown['bad']}/{shown['allowed']} {shown['step']}/{shown['steps']}"
+            assert f"{shown['scope']} {shown['policy']} {counts}" in fitted.text
+    assert "use no. 1" in fitted.text
+
+
 def test_a_second_fit_replaces_the_bundle_and_counts_the_use(
-    records_file: Path, tmp_path: Path, run: Callable[..., Any]
+    fitted: Fitted, records_file: Path, tmp_path: Path, run: Callable[..., Any]
 ) -> None:
-    """Text names drops, splits, prices, certificates; fitting again into the same folder is use no. 2."""
-    first = run("fit", records_file, "--out", tmp_path / "b", *FIT)
-    assert first.code == 0
-    assert first.err == ""
-    for part in ("dropped", "train 0 of 180", "0 straddlers", "large's", "mood", "route_only", "use no. 1", "Next:"):
-        assert part in first.out
-    second = run("fit", records_file, "--out", tmp_path / "b", *FIT)
-    assert second.code == 0
-    assert "use no. 2" in second.out
-    assert [item.name for item in tmp_path.iterdir()] == ["b"]
-
-
-def test_json_to_stdout_is_all_there_is_on_stdout(records_file: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
-    """`--json -` leaves nothing but JSON on stdout and nothing on stderr."""
+    """Fitting again into the same folder is use no. 2; with `--json -` stdout is JSON alone and stderr is empty."""
+    shutil.copytree(fitted.path, tmp_path / "b")
     said = run("fit", records_file, "--out", tmp_path / "b", *FIT, "--json", "-")
     assert said.code == 0
-    assert json.loads(said.out)["bundle"] == Bundle.load(tmp_path / "b").id
     assert said.err == ""
+    told = json.loads(said.out)
+    assert told["bundle"] == Bundle.load(tmp_path / "b").id != fitted.told["bundle"]
+    assert {shown["use_count"] for shown in told["certificates"]} == {2}
+    assert [item.name for item in tmp_path.iterdir()] == ["b"]
 
 
 def test_assumed_costs_are_said_loudly(

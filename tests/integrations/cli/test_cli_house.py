@@ -13,10 +13,10 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from router_core.errors import InputError, MissingExtraError
 from routenlp_integrations.cli import output
 from routenlp_integrations.cli.app import app
 from routenlp_integrations.cli.progress import progress_bar
+from router_core.errors import InputError, MissingExtraError
 
 OFFERED = {
     "fit": {"records", "out", "portfolio", "tiers", "risk", "alpha", "delta", "tolerance", "encoder", "seed", "json"},

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from bundles import small_records
+
 from router_core.evaluation import evaluate
 from router_core.plots import _draw, plot_evaluation
 
@@ -30,6 +30,18 @@ def _size(path: Path) -> tuple[int, int]:
 def _many(report: dict[str, Any], count: int) -> dict[str, Any]:
     tasks = {f"a rather long name of a task, number {i}": report["tasks"]["mood"] for i in range(count)}
     return {**report, "tasks": {**tasks, "*": report["tasks"]["*"]}}
+
+
+def _long_tiers(report: dict[str, Any]) -> dict[str, Any]:
+    """The same report on tiers with names no picture has room for."""
+    told = copy.deepcopy(report)
+    for scope in (*told["tasks"].values(), told["overall"]):
+        policies = scope["policies"]
+        scope["policies"] = {
+            name + "-of-a-provider-with-$-and-a-long-name" * name.startswith("always"): v
+            for name, v in policies.items()
+        }
+    return told
 
 
 def _drawn(text: Any, figure: Any) -> bool:
@@ -54,7 +66,11 @@ def _overlaps(report: dict[str, Any]) -> list[tuple[str, str]]:
     figure = _draw(report)
     boxes = [(text.get_text(), text.get_window_extent()) for text in figure.findobj(Text) if _drawn(text, figure)]
     frame = figure.bbox
-    cut = [(text, "the edge") for text, b in boxes if b.x0 < frame.x0 or b.x1 > frame.x1 or b.y0 < frame.y0 or b.y1 > frame.y1]
+    cut = [
+        (text, "the edge")
+        for text, b in boxes
+        if b.x0 < frame.x0 or b.x1 > frame.x1 or b.y0 < frame.y0 or b.y1 > frame.y1
+    ]
     return cut + [
         (one, other)
         for i, (one, a) in enumerate(boxes)
@@ -84,6 +100,11 @@ def test_at_most_six_scopes_are_drawn(report: dict[str, Any], tmp_path: Path, ta
 def test_no_text_overlaps_or_is_cut_off(report: dict[str, Any], tasks: int) -> None:
     """Titles, ticks, labels and names stay apart and inside, with long names too."""
     assert _overlaps(_many(report, tasks)) == []
+
+
+def test_long_names_of_tiers_have_room(report: dict[str, Any]) -> None:
+    """Tier names are shortened, never run into the panel beside them."""
+    assert _overlaps(_long_tiers(report)) == []
 
 
 def test_the_overlap_check_notices_a_title_that_is_too_long(

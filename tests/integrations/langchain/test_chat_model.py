@@ -15,7 +15,7 @@ from bundles import DOUBTFUL, TIERS, small_records
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import RunnableLambda
 from scripted import STREAMS, USAGE, WHOLE, Make, ScriptedModel, ask, route_of
@@ -133,7 +133,7 @@ def test_log_probabilities_become_a_signal(make: Make, easy: str) -> None:
     """Token log-probabilities in OpenAI's shape reach the cascade as their mean."""
     _, tiers = make({"small": {"logprobs": [-0.5, -1.5]}, "medium": {"logprobs": [float("-inf")]}})
     for name, wanted in (("small", {"mean_logprob": -1.0}), ("medium", {}), ("large", {})):
-        query = [HumanMessage(easy)]
+        query: list[BaseMessage] = [HumanMessage(easy)]
         assert answer_of(tiers[name]._generate(query), query).signals == wanted
         screen = Screen(final=True)
         for chunk in tiers[name]._stream(query):
@@ -217,13 +217,13 @@ async def test_configurable_survives_binding(make: Make, easy: str) -> None:
     model, tiers = make()
     config: Any = {"configurable": {"task": "mood", "tier": "medium"}}
     for runnable in (model.bind(seed=1), model.bind_tools([_tool()]), model.with_config(tags=["x"])):
-        assert route_of(runnable.invoke(easy, config))["tier"] == "medium"  # type: ignore[arg-type]
+        assert route_of(runnable.invoke(easy, config))["tier"] == "medium"
         assert {spec.id for spec in runnable.config_specs} == {"task", "tier"}
     assert tiers["medium"].calls[1]["tools"][0]["function"]["name"] == "look_up"
-    chain = RunnableLambda(lambda text: model.invoke(text))  # noqa: PLW0108 - its signature would be handed the config
+    chain: RunnableLambda[str, AIMessage] = RunnableLambda(lambda text: model.invoke(text))  # noqa: PLW0108 - its signature would be handed the config
     assert route_of(chain.invoke(easy, config))["tier"] == "medium"
     fixed = model.with_config(configurable={"task": "sum"})
-    assert route_of(fixed.invoke(easy))["task"] == "sum"  # type: ignore[arg-type]
+    assert route_of(fixed.invoke(easy))["task"] == "sum"
 
 
 @pytest.mark.parametrize("value", ["huge", 3])
@@ -316,6 +316,7 @@ class _Same(ScriptedModel):
 async def test_concurrent_calls_keep_their_own_routes(make: Make) -> None:
     """64 concurrent calls over both tasks and all tiers: each has the route it has when asked alone."""
     records = small_records()
+
     def reply(messages: list[Any]) -> str:
         return DOUBTFUL if len(messages[-1].text) % 3 == 0 else f"The answer is {len(messages[-1].text) % 7}."
 

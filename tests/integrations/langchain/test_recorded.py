@@ -68,7 +68,7 @@ def _cascade(records: Records, folder: Path) -> list[str]:
     served = []
     for i, prompt in enumerate(records.prompt):
         row = {
-            name: lambda _, i=i, m=m: Answer(records.response[i][m] or "", cost_usd=float(records.cost[i, m]))  # type: ignore[misc]
+            name: lambda _, i=i, m=m: Answer(records.response[i][m] or "", cost_usd=float(records.cost[i, m]))
             for m, name in enumerate(records.models)
         }
         served.append(Cascade(Router.load(folder), row).run(prompt, _label(records, i)).tier)
