@@ -36,9 +36,7 @@ class Neighbours:
     passed: NDArray[np.uint8]
     k: int
 
-    def risk(
-        self, hidden: NDArray[np.float64], exclude: NDArray[np.bool_] | None = None
-    ) -> NDArray[np.float64]:
+    def risk(self, hidden: NDArray[np.float64], exclude: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
         """P(bad) per cheap tier, float64 [K-1]; `exclude` marks train rows that may not vote."""
         likeness = self.hidden @ unit(hidden)
         if exclude is not None:
@@ -102,10 +100,7 @@ class Baselines:
             if name.startswith("isotonic."):
                 view = name.split(".")[1]
                 knots.setdefault(view, [arrays[f"isotonic.{view}.{tier}"] for tier in range(tiers)])
-        maps = {
-            view: Isotonic(tuple(k[0] for k in found), tuple(k[1] for k in found))
-            for view, found in knots.items()
-        }
+        maps = {view: Isotonic(tuple(k[0] for k in found), tuple(k[1] for k in found)) for view, found in knots.items()}
         return cls(near, maps)
 
 

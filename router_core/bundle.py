@@ -100,9 +100,7 @@ class Bundle:
 
     def candidate_parts(self) -> dict[str, bytes]:
         """The parts frozen before calib is read."""
-        return candidate_parts(
-            self.portfolio, self.scopes, self.scorer, self.policies, self.settings, self.baselines
-        )
+        return candidate_parts(self.portfolio, self.scopes, self.scorer, self.policies, self.settings, self.baselines)
 
     @property
     def candidate_id(self) -> str:

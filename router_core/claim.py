@@ -80,17 +80,11 @@ class Certificate:
         """Refuse a record that contradicts itself."""
         check_levels(self.alpha, self.delta)
         if self.risk not in _CLAIMS:
-            raise InputError(
-                f"Certificate of {self.scope!r} has risk {self.risk!r}; known are {sorted(_CLAIMS)}."
-            )
+            raise InputError(f"Certificate of {self.scope!r} has risk {self.risk!r}; known are {sorted(_CLAIMS)}.")
         if self.certified != (self.step > 0) or self.step < 0:
-            raise InputError(
-                f"Certificate of {self.scope!r} has certified={self.certified} at step {self.step}."
-            )
+            raise InputError(f"Certificate of {self.scope!r} has certified={self.certified} at step {self.step}.")
         if self.bad is not None and not 0 <= self.bad <= self.n:
-            raise InputError(
-                f"Certificate of {self.scope!r} counts {self.bad} bad answers among {self.n} items."
-            )
+            raise InputError(f"Certificate of {self.scope!r} counts {self.bad} bad answers among {self.n} items.")
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""

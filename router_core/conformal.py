@@ -91,9 +91,7 @@ def thresholds(sorted_cal: Sequence[float] | NDArray[np.float64], eps: ArrayLike
     return np.asarray(ladder[k], dtype=np.float64)
 
 
-def mondrian_thresholds(
-    scores: Mapping[Bin, Sequence[float] | NDArray[np.float64]], eps: float
-) -> dict[Bin, float]:
+def mondrian_thresholds(scores: Mapping[Bin, Sequence[float] | NDArray[np.float64]], eps: float) -> dict[Bin, float]:
     """Thresholds of several bins at one level; see `thresholds`.
 
     Parameters
@@ -167,9 +165,7 @@ class BadPValues:
 
     def __post_init__(self) -> None:
         """Sort, check and freeze the scores, in the order of their keys."""
-        object.__setattr__(
-            self, "scores", {key: _sorted(self.scores[key], key) for key in sorted(self.scores)}
-        )
+        object.__setattr__(self, "scores", {key: _sorted(self.scores[key], key) for key in sorted(self.scores)})
 
     def p(self, task: str, tier: str, score: float) -> float:
         """p-value of "this answer is bad"; 1 for a bin never seen and for a score that is NaN."""

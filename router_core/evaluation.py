@@ -115,9 +115,7 @@ def _rows(bundle: Bundle, records: Records, split: str) -> tuple[Rows, Records]:
     if split not in known:
         msg = f"unknown split {split!r}; choose one of {', '.join(known)}"
         raise InputError(msg)
-    rows = np.asarray(
-        [i for i in known[split].tolist() if prepared.records.task[i] in bundle.scopes.subtasks], np.intp
-    )
+    rows = np.asarray([i for i in known[split].tolist() if prepared.records.task[i] in bundle.scopes.subtasks], np.intp)
     if not len(rows):
         msg = (
             f"{records.source}: split {split!r} has no rows of a task this bundle knows "
@@ -219,8 +217,7 @@ class _Evaluation:
         told: dict[str, Any] = {
             "n": len(rows),
             "policies": {
-                name: describe_outcome(outcome, quality, cost, bad, self.tiers)
-                for name, outcome in outcomes.items()
+                name: describe_outcome(outcome, quality, cost, bad, self.tiers) for name, outcome in outcomes.items()
             },
             "frontier": {name: _frontier(path, quality, cost, bad) for name, path in found.frontiers.items()},
             "certificate": self._certificate(scope),

@@ -30,9 +30,7 @@ _SAID = re.compile(
 _QUOTED = re.compile(r"['‘\"“]([A-Za-z][\w -]{1,28})['’\"”]")
 _PAIR = re.compile(r"^\s*(\S{1,60})\s*[:=\t]\s*(\S{1,40})\s*$")
 _WORD = re.compile(r"\w+")
-_REFUSAL = re.compile(
-    r"\b(?:i (?:cannot|can't|am unable|do not have)|as an ai|i'm sorry|sorry, (?:but )?i)\b", re.I
-)
+_REFUSAL = re.compile(r"\b(?:i (?:cannot|can't|am unable|do not have)|as an ai|i'm sorry|sorry, (?:but )?i)\b", re.I)
 _HEDGE = re.compile(
     r"\b(?:however|although|might|maybe|perhaps|unclear|not sure|could be|mixed|it depends|ambiguous)\b", re.I
 )

@@ -108,9 +108,7 @@ class EvidenceModel:
     risk: Forest
     cost: Linear
 
-    def features(
-        self, prompt: str, prediction: Prediction, label: str, known: Evidence
-    ) -> NDArray[np.float32]:
+    def features(self, prompt: str, prediction: Prediction, label: str, known: Evidence) -> NDArray[np.float32]:
         """Feature vector, float32; NaN when a signal in use is missing."""
         absent = (-1.0,) * len(PAIR_FEATURES)
         pairs = [value for tier in self.earlier for value in known.pairs.get(tier, absent)]

@@ -59,10 +59,7 @@ class Forest:
     @classmethod
     def from_arrays(cls, prefix: str, arrays: Mapping[str, NDArray[Any]]) -> "Forest":
         """Inverse of `arrays`."""
-        part = {
-            name: arrays[f"{prefix}.{name}"]
-            for name in ("feature", "threshold", "children", "value", "roots")
-        }
+        part = {name: arrays[f"{prefix}.{name}"] for name in ("feature", "threshold", "children", "value", "roots")}
         return cls(**part, depth=int(arrays[f"{prefix}.depth"]))
 
     @classmethod

@@ -116,9 +116,7 @@ def _rare_grams(
 ) -> list[npt.NDArray[np.int64]]:
     """Per text its distinct 3-grams that are not template, as sorted numbers, rare ones first."""
     vocabulary: dict[str, int] = {}
-    ids = np.array(
-        [vocabulary.setdefault(word, len(vocabulary)) for words in texts for word in words], dtype=np.int64
-    )
+    ids = np.array([vocabulary.setdefault(word, len(vocabulary)) for words in texts for word in words], dtype=np.int64)
     owner = np.repeat(np.arange(len(texts)), [len(words) for words in texts])
     if ids.size < 3:
         return [np.empty(0, dtype=np.int64)] * len(texts)

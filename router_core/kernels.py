@@ -68,9 +68,7 @@ def mondrian_p_values(
     scores = np.ascontiguousarray(scores, dtype=np.float64)
     bins = np.asarray(bins, dtype=np.int64)
     if scores.ndim != 2 or bins.shape not in (scores.shape, scores.shape[:1]):
-        raise InputError(
-            f"scores {scores.shape} and bins {bins.shape} disagree; give [n, K] and [n, K] or [n]."
-        )
+        raise InputError(f"scores {scores.shape} and bins {bins.shape} disagree; give [n, K] and [n, K] or [n].")
     if bins.ndim == 1:
         bins = np.repeat(bins[:, None], scores.shape[1], axis=1)
     values = np.ascontiguousarray(values, dtype=np.float64)

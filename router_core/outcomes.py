@@ -94,9 +94,7 @@ def _ratio_interval(part: Floats, whole: Floats, seed: int) -> list[float] | Non
     if float(whole.sum()) <= 0:
         return None
     n = len(part)
-    draws = (
-        np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=_RESAMPLES).astype(np.float64)
-    )
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=_RESAMPLES).astype(np.float64)
     below = draws @ whole
     usable = below > 0
     ratios = (draws @ part)[usable] / below[usable]

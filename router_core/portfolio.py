@@ -80,15 +80,11 @@ class Tier:
         if tokens is not None:
             number = _amount(self.name, "assumed_completion_tokens", tokens)
             if number != int(number):
-                raise InputError(
-                    f"tier {self.name!r}: assumed_completion_tokens must be whole, not {tokens!r}"
-                )
+                raise InputError(f"tier {self.name!r}: assumed_completion_tokens must be whole, not {tokens!r}")
             object.__setattr__(self, "assumed_completion_tokens", int(number))
         if (self.input_usd_per_m is None) != (self.output_usd_per_m is None):
             given, absent = _PRICES if self.output_usd_per_m is None else reversed(_PRICES)
-            raise InputError(
-                f"tier {self.name!r}: {given} is given without {absent}; give both (0 is allowed)"
-            )
+            raise InputError(f"tier {self.name!r}: {given} is given without {absent}; give both (0 is allowed)")
 
     @property
     def priced(self) -> bool:

@@ -63,9 +63,7 @@ def _read_csv(path: Path) -> Any:
         tier: dict[str, Any] = {}
         for key, text in row.items():
             if key is None or text is None:
-                raise InputError(
-                    f"row {number} has {'more' if key is None else 'fewer'} fields than the header"
-                )
+                raise InputError(f"row {number} has {'more' if key is None else 'fewer'} fields than the header")
             if key.strip() in texts or not text.strip():
                 tier.update({key.strip(): text.strip()} if text.strip() else {})
                 continue

@@ -110,9 +110,7 @@ class Records:
         """Keep the columns of `names`, in that order; `InputError` lists the known names."""
         for name in names:
             if name not in self.models:
-                raise InputError(
-                    f"{self.source}: unknown model {name!r}; the records have {', '.join(self.models)}"
-                )
+                raise InputError(f"{self.source}: unknown model {name!r}; the records have {', '.join(self.models)}")
         at = [self.models.index(name) for name in names]
         return Records(
             query_id=self.query_id,
@@ -169,9 +167,7 @@ def read_records(paths: str | Path | Sequence[str | Path], portfolio: Portfolio 
     splits = [(rows.texts("split")[i] or "").strip() for i in first]
     for i, split in zip(first, splits, strict=True):
         if split not in SPLITS and any(splits):
-            raise InputError(
-                f"{rows.place(i)}: column 'split' is {split!r}; it must be one of {', '.join(SPLITS)}"
-            )
+            raise InputError(f"{rows.place(i)}: column 'split' is {split!r}; it must be one of {', '.join(SPLITS)}")
     cost, basis = row_costs(rows, models, names, portfolio)
     response: list[Texts] = [[None] * len(names) for _ in first]
     for q, m, text in zip(queries.tolist(), models.tolist(), rows.texts("response"), strict=True):
@@ -179,9 +175,7 @@ def read_records(paths: str | Path | Sequence[str | Path], portfolio: Portfolio 
     labels = [(rows.texts("task")[i] or "default").strip() for i in first]
     for i, label in zip(first, labels, strict=True):
         if label.split("/")[0] in ("", "*") or label.endswith("/*"):
-            raise InputError(
-                f"{rows.place(i)}: task {label!r} is reserved or has no name before '/'; rename it"
-            )
+            raise InputError(f"{rows.place(i)}: task {label!r} is reserved or has no name before '/'; rename it")
     return Records(
         query_id=[rows.texts("query_id")[i] or "" for i in first],
         prompt=[rows.texts("prompt")[i] or "" for i in first],
@@ -216,9 +210,7 @@ def _known_columns(table: Table) -> Table:
                 f"{table.source}: column {name!r} is missing; did you mean {near[0]!r}? Rename that column"
             )
         if name in REQUIRED:
-            raise InputError(
-                f"{table.source}: column {name!r} is missing; the file has {', '.join(map(str, given))}"
-            )
+            raise InputError(f"{table.source}: column {name!r} is missing; the file has {', '.join(map(str, given))}")
     return table
 
 

@@ -142,9 +142,7 @@ class Router:
     @classmethod
     def from_bundle(cls, bundle: "Bundle") -> "Router":
         """Make a router of a bundle in memory."""
-        return cls(
-            bundle.id, bundle.portfolio, bundle.scopes, bundle.scorer, bundle.policies, bundle.certificates
-        )
+        return cls(bundle.id, bundle.portfolio, bundle.scopes, bundle.scorer, bundle.policies, bundle.certificates)
 
     def start(self, text: str, task: str | None = None, policy: str = CASCADE) -> Start:
         """Decide where a query starts.

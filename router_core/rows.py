@@ -40,9 +40,7 @@ class Rows:
         self._texts: dict[str, list[str | None]] = {}
         self._numbers: dict[str, Floats] = {}
         self.source = ", ".join(table.source for table in tables)
-        self.signals = sorted(
-            {name for table in tables for name in table.columns if name.startswith("signal_")}
-        )
+        self.signals = sorted({name for table in tables for name in table.columns if name.startswith("signal_")})
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -79,9 +79,7 @@ class Scorer:
         """Everything known before an answer: one encoder call."""
         prediction = self.encoder.predict(text, view.task, view.subtask)
         saving = self.models[view.models].cost.saving(text, prediction, view.label)
-        judgements = tuple(
-            Judgement(round(1.0 - p, 9), saving) for p in prediction.pass_probability[:-1].tolist()
-        )
+        judgements = tuple(Judgement(round(1.0 - p, 9), saving) for p in prediction.pass_probability[:-1].tolist())
         return Before(text, view, prediction, judgements, coin(text))
 
     def judges(self, tier: int, view: View) -> bool:

@@ -71,9 +71,7 @@ class Prepared:
         return _indexed(records, self.straddlers, self.supplied, required), report
 
     def __str__(self) -> str:
-        counts = ", ".join(
-            f"{name} {len(getattr(self, name))}" for name in ("train", "tune", "calib", "test")
-        )
+        counts = ", ".join(f"{name} {len(getattr(self, name))}" for name in ("train", "tune", "calib", "test"))
         gone = sum(self.straddlers.values())
         repeats = len(self.calib_all) - len(self.calib)
         return f"{counts} ({repeats} repeats in calib set aside, {gone} straddlers taken out)"
@@ -134,19 +132,13 @@ def prepare(records: Records, *, require: Sequence[str] = ("train", "calib", "te
     return _indexed(settled, straddlers, supplied, require)
 
 
-def _indexed(
-    records: Records, straddlers: Mapping[str, int], supplied: bool, require: Sequence[str]
-) -> Prepared:
+def _indexed(records: Records, straddlers: Mapping[str, int], supplied: bool, require: Sequence[str]) -> Prepared:
     rows: dict[str, list[int]] = {split: [] for split in SPLITS}
     for i, split in enumerate(records.split):
         rows[split].append(i)
     for split in require:
         if not rows[split]:
-            why = (
-                "the split column names no query for it"
-                if supplied
-                else f"{len(records)} queries are too few"
-            )
+            why = "the split column names no query for it" if supplied else f"{len(records)} queries are too few"
             raise InputError(f"{records.source}: split {split!r} is empty; {why}")
     numbers: dict[str, int] = {}
     group_id = np.array([numbers.setdefault(group, len(numbers)) for group in records.group], dtype=np.intp)

@@ -59,9 +59,7 @@ class Table:
         if not kinds <= {str, type(None)}:
             for i, value in enumerate(values):
                 if isinstance(value, bool) or not isinstance(value, (str, int, float, type(None))):
-                    raise InputError(
-                        f"{self.place(i)}: column {name!r} must be text, not {type(value).__name__}"
-                    )
+                    raise InputError(f"{self.place(i)}: column {name!r} must be text, not {type(value).__name__}")
             values = [None if value is None else str(value) for value in values]
         try:
             "".join(value for value in values if value).encode()
@@ -82,16 +80,12 @@ class Table:
         missing = np.array([value is None for value in column], dtype=bool)
         if {type(value) for value in column} <= _NUMBERS:
             try:
-                return np.array(
-                    [np.nan if value is None else value for value in column], dtype=np.float64
-                ), missing
+                return np.array([np.nan if value is None else value for value in column], dtype=np.float64), missing
             except OverflowError:
                 pass
         for i, value in enumerate(column):
             if type(value) not in _NUMBERS or (isinstance(value, int) and abs(value) > 1e300):
-                raise InputError(
-                    f"{self.place(i)}: column {name!r} must be a number, not {str(value)[:40]!r}"
-                )
+                raise InputError(f"{self.place(i)}: column {name!r} must be a number, not {str(value)[:40]!r}")
         raise AssertionError("unreachable: some value above is not a number")
 
 
@@ -190,9 +184,7 @@ def _read_jsonl(path: Path) -> Table:
         names.update(dict.fromkeys(row))
     for number, row in zip(numbers, rows, strict=True):
         if "quality" in names and "quality" not in row:
-            raise InputError(
-                f"{path}: line {number}: column 'quality' is missing; write null for a missing answer"
-            )
+            raise InputError(f"{path}: line {number}: column 'quality' is missing; write null for a missing answer")
     return Table(str(path), "line", numbers, {name: [row.get(name) for row in rows] for name in names})
 
 
@@ -221,9 +213,7 @@ def _arrow_texts(source: str, name: str, column: Any) -> list[str | None]:
     return [words[i] for i in encoded.indices.fill_null(len(words) - 1).to_pylist()]
 
 
-def _arrow_numbers(
-    source: str, name: str, column: Any
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+def _arrow_numbers(source: str, name: str, column: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     import pyarrow
 
     kind = column.type
@@ -234,9 +224,7 @@ def _arrow_numbers(
     except (pyarrow.ArrowException, ValueError):
         raise InputError(f"{source}: column {name!r} must be numbers, not {kind}") from None
     missing = column.is_null(nan_is_null=False).to_numpy(zero_copy_only=False)
-    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64), np.asarray(
-        missing, dtype=bool
-    )
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64), np.asarray(missing, dtype=bool)
 
 
 def _parsed(text: str | None) -> object:

@@ -94,11 +94,17 @@ def closed_gap(policies: dict[str, Any]) -> float | None:
     return float((1.0 - ours) / (1.0 - oracle))
 
 
-def with_interval(value: float | None, interval: list[float] | None) -> str:
-    """A ratio in percent with its interval, such as ``97.6 (95-100)``; ``-`` when it is not known."""
+def with_interval(value: float | None, interval: list[float] | None, unit: str = "") -> str:
+    """A ratio in percent with its interval, such as ``97.6 (95-100)``; ``-`` when it is not known.
+
+    Parameters
+    ----------
+    unit
+        Put behind the number, such as ``" %"``, where no header says it.
+    """
     if value is None:
         return "-"
-    told = f"{100 * value:.1f}"
+    told = f"{100 * value:.1f}{unit}"
     return told if interval is None else f"{told} ({_short(interval[0])}-{_short(interval[1])})"
 
 

@@ -37,9 +37,7 @@ def fit_neighbours(
         if best is not None and k > len(hidden) // 4:
             break
         model = Neighbours(units, passed, k)
-        error = float(
-            np.mean((neighbour_risk(model, hidden[rows], group[rows], group) - bad[rows, :-1]) ** 2)
-        )
+        error = float(np.mean((neighbour_risk(model, hidden[rows], group[rows], group) - bad[rows, :-1]) ** 2))
         if best is None or error < best[0]:
             best = (error, model)
     if best is None:
@@ -69,9 +67,7 @@ def fit_isotonic(risk: NDArray[np.float64], bad: NDArray[np.uint8]) -> Isotonic:
 
     xs, ys = [], []
     for tier in range(risk.shape[1]):
-        model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(
-            risk[:, tier], bad[:, tier]
-        )
+        model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(risk[:, tier], bad[:, tier])
         xs.append(np.asarray(model.X_thresholds_, np.float64))
         ys.append(np.asarray(model.y_thresholds_, np.float64))
     return Isotonic(tuple(xs), tuple(ys))

@@ -93,9 +93,7 @@ class ScoreTable:
                 tier = called[last]
                 if self.judged[tier]:
                     risk, saving = self.after[tier, called[first:last]]
-                    accept[:, called[first], tier] = _order(
-                        policy.ordering, policy.offset, risk, saving, self.toss
-                    )
+                    accept[:, called[first], tier] = _order(policy.ordering, policy.offset, risk, saving, self.toss)
         return start, accept
 
     def replay(self, policy: Policy) -> tuple[NDArray[np.int8], Floats]:
@@ -137,9 +135,7 @@ class Choice:
     step_cost: Floats
 
 
-def choose_path(
-    table: ScoreTable, name: str, scope: str, n: int, alpha: float, delta: float, seed: int
-) -> Choice:
+def choose_path(table: ScoreTable, name: str, scope: str, n: int, alpha: float, delta: float, seed: int) -> Choice:
     """Build every candidate path and take the one expected to be cheapest once certified.
 
     Parameters
@@ -160,9 +156,7 @@ def choose_path(
     return best_path(table, _candidates(table, name, scope), n, alpha, delta, seed)
 
 
-def best_path(
-    table: ScoreTable, paths: Iterable[Policy], n: int, alpha: float, delta: float, seed: int
-) -> Choice:
+def best_path(table: ScoreTable, paths: Iterable[Policy], n: int, alpha: float, delta: float, seed: int) -> Choice:
     """The path expected to be cheapest once certified; see `choose_path`."""
     best: tuple[float, Policy, Floats] | None = None
     by_scale: dict[str, float] = {}
@@ -179,9 +173,7 @@ def best_path(
     return Choice(best[1], best[0], by_scale, best[2])
 
 
-def expected_cost(
-    bad: NDArray[np.uint8], step_cost: Floats, n: int, alpha: float, delta: float, seed: int
-) -> float:
+def expected_cost(bad: NDArray[np.uint8], step_cost: Floats, n: int, alpha: float, delta: float, seed: int) -> float:
     """Mean cost of the step that a joint certificate on n fresh items would deploy, by redraws of these rows.
 
     Parameters
@@ -251,9 +243,7 @@ def _laid(
     else:
         pool = start_score[:, list(called)]
     if by_p_value:
-        levels = {
-            tier: _p_value_levels(accept_score[:, called[0], tier], table.bad[:, tier]) for tier in called
-        }
+        levels = {tier: _p_value_levels(accept_score[:, called[0], tier], table.bad[:, tier]) for tier in called}
     else:
         levels = dict.fromkeys(called, _quantile_levels(pool))
     for early in _EARLY if judged else (None,):

@@ -147,9 +147,7 @@ def certify(
                     if name in BASELINES
                     else table
                 )
-                result = path_outcome(
-                    mine, path, candidate.step_cost[scope, name], candidate.alpha, candidate.delta
-                )
+                result = path_outcome(mine, path, candidate.step_cost[scope, name], candidate.alpha, candidate.delta)
             shown[scope, name] = Certificate(
                 scope=scope,
                 policy=name,

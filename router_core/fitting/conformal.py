@@ -68,17 +68,13 @@ def fit_bad_p_values(
         )
     rows = np.flatnonzero(is_bad).tolist()
     if np.isnan(scores[rows]).any():
-        raise InputError(
-            "The score of a bad answer is NaN; drop answers without a score before the conformal fit."
-        )
+        raise InputError("The score of a bad answer is NaN; drop answers without a score before the conformal fit.")
     keys = sorted({(task[i], tier[i]) for i in rows})
     number = {key: b for b, key in enumerate(keys)}
     bins = np.array([number[task[i], tier[i]] for i in rows], dtype=np.int64)
 
     classifier = ConformalClassifier().fit(scores[rows], bins=bins)
-    fitted = BadPValues(
-        {key: np.asarray(classifier.alphas)[classifier.bins == b] for key, b in number.items()}
-    )
+    fitted = BadPValues({key: np.asarray(classifier.alphas)[classifier.bins == b] for key, b in number.items()})
     check_against_crepes(fitted, probes=probes)
     return fitted
 
@@ -112,9 +108,7 @@ def check_against_crepes(fitted: BadPValues, *, probes: int = 64) -> None:
         for eps, thr in zip(_LEVELS, thresholds(cal, _LEVELS), strict=True):
             same = same and np.array_equal(theirs > eps, probe <= thr)
         if not same:
-            raise RouteNLPError(
-                f"crepes and RouteNLP give different p-values in bin {key!r}; do not use this fit."
-            )
+            raise RouteNLPError(f"crepes and RouteNLP give different p-values in bin {key!r}; do not use this fit.")
     unseen = classifier.predict_p(np.zeros((1, 1)), bins=np.array([-1]), smoothing=False)
     if unseen[0, 0] != 1.0:
         raise RouteNLPError(f"crepes gives p = {unseen[0, 0]} in a bin never seen; RouteNLP relies on 1.")

@@ -82,9 +82,7 @@ def fit_view_models(
     names = _frequent(labels)
     scale = float(reference_cost.mean())
     floor = max(scale * 1e-3, 1e-12)
-    rows = _Rows(
-        prompts, labels, predictions, bad, np.log(np.maximum(reference_cost, floor) / max(scale, floor))
-    )
+    rows = _Rows(prompts, labels, predictions, bad, np.log(np.maximum(reference_cost, floor) / max(scale, floor)))
     before = np.asarray(
         [
             prompt_features(prompt, prediction, label, names)

@@ -30,7 +30,6 @@ from router_core.splits import Prepared, prepare
 __all__ = ["FitSettings", "fit"]
 
 
-
 @dataclass(frozen=True)
 class FitSettings:
     """What to show, and from which seed.
@@ -169,9 +168,7 @@ def _portfolio(records: Records, given: Portfolio | None) -> tuple[Portfolio, di
 
 def _keys(prepared: Prepared, out: Path | None) -> KeyLedger:
     groups = prepared.records.group
-    train, tune = (
-        np.unique(hash_keys([groups[i] for i in rows.tolist()])) for rows in (prepared.train, prepared.tune)
-    )
+    train, tune = (np.unique(hash_keys([groups[i] for i in rows.tolist()])) for rows in (prepared.train, prepared.tune))
     check_disjoint(train=train, tune=tune, calib=_calib_keys(prepared))
     if out is not None and out.exists() and any(out.iterdir()):
         earlier = Bundle.load(out).keys
@@ -190,7 +187,5 @@ def _train_means(prepared: Prepared, scopes: Scopes) -> dict[str, list[list[floa
     for scope in ("overall", *(view.scope for view in scopes.views)):
         task = scope.removesuffix("/*")
         mine = [i for i in rows.tolist() if scope in ("overall", "*") or records.task[i] == task]
-        found[scope] = np.stack(
-            [records.quality[mine].mean(axis=0), records.cost[mine].mean(axis=0)], axis=1
-        ).tolist()
+        found[scope] = np.stack([records.quality[mine].mean(axis=0), records.cost[mine].mean(axis=0)], axis=1).tolist()
     return found

@@ -157,9 +157,7 @@ class Fitter:
         for f in range(_FOLDS):
             models = self._models(views, predictions, known, folds != f)
             scorer = Scorer(self.records.models, encoders[f], {view.models: models})
-            mine = [
-                r for r in np.flatnonzero(folds == f).tolist() if _serves(self.scopes, view.scope, views[r])
-            ]
+            mine = [r for r in np.flatnonzero(folds == f).tolist() if _serves(self.scopes, view.scope, views[r])]
             if not mine:
                 continue
             order.extend(mine)
@@ -179,10 +177,7 @@ class Fitter:
 
     def _fold_of(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """Fold of each row by the hash of its group."""
-        digest = [
-            hashlib.sha256(f"routenlp-fold-v1|{self.records.group[i]}".encode()).digest()
-            for i in rows.tolist()
-        ]
+        digest = [hashlib.sha256(f"routenlp-fold-v1|{self.records.group[i]}".encode()).digest() for i in rows.tolist()]
         return np.asarray([int.from_bytes(d[:6], "big") % _FOLDS for d in digest], np.intp)
 
     def _lay(self, scorer: Scorer, tables: Mapping[str, ScoreTable], rows: NDArray[np.intp]) -> Candidate:
@@ -207,28 +202,19 @@ class Fitter:
                 "isotonic": isotonic[view.models].risk(table.risk),
             }
             chosen: dict[str, Choice] = {
-                name: choose_path(table, name, scope, n, s.alpha, s.delta, s.seed)
-                for name in (CASCADE, ROUTE_ONLY)
+                name: choose_path(table, name, scope, n, s.alpha, s.delta, s.seed) for name in (CASCADE, ROUTE_ONLY)
             }
             cheap = table.risk.shape[1]
             coins = [coin_path("coin", scope, cheap, tier) for tier in range(cheap)]
             chosen["coin"] = best_path(table, coins, n, s.alpha, s.delta, s.seed)
             for name, risk in rivals.items():
-                rival = ScoreTable(
-                    risk, table.saving, table.toss, {}, (False,) * cheap, table.cost, table.bad
-                )
-                chosen[name] = best_path(
-                    rival, confidence_paths(rival, name, scope), n, s.alpha, s.delta, s.seed
-                )
+                rival = ScoreTable(risk, table.saving, table.toss, {}, (False,) * cheap, table.cost, table.bad)
+                chosen[name] = best_path(rival, confidence_paths(rival, name, scope), n, s.alpha, s.delta, s.seed)
             for name, choice in chosen.items():
                 policies[scope, name] = choice.policy
                 cost[scope, name] = choice.step_cost
-            self.choices[scope] = {
-                name: _told(choice, self.records.models, table) for name, choice in chosen.items()
-            }
-        return Candidate(
-            self.scopes, scorer, Baselines(near, isotonic), policies, cost, s.alpha, s.delta, s.tolerance
-        )
+            self.choices[scope] = {name: _told(choice, self.records.models, table) for name, choice in chosen.items()}
+        return Candidate(self.scopes, scorer, Baselines(near, isotonic), policies, cost, s.alpha, s.delta, s.tolerance)
 
     def _rows_of(self, scope: str, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         served = [_serves(self.scopes, scope, view) for view in self._views(scope, rows)]
@@ -271,7 +257,5 @@ def _told(choice: Choice, tiers: Sequence[str], table: ScoreTable) -> dict[str, 
         "offset": choice.policy.offset,
         "tiers": [tiers[k] for k in choice.policy.called],
         "expected_cost_ratio": round(choice.expected_cost / scale, 6),
-        "expected_by_scale": {
-            name: round(value / scale, 6) for name, value in sorted(choice.by_scale.items())
-        },
+        "expected_by_scale": {name: round(value / scale, 6) for name, value in sorted(choice.by_scale.items())},
     }

@@ -70,11 +70,7 @@ def _evidence(
     before = {records.models[k]: text for k in tried if (text := answers[k]) is not None}
     if answer is None or not answer.strip() or len(before) < len(tried):
         return None
-    signals = {
-        name: float(values[i, tier])
-        for name, values in records.signals.items()
-        if np.isfinite(values[i, tier])
-    }
+    signals = {name: float(values[i, tier]) for name, values in records.signals.items() if np.isfinite(values[i, tier])}
     return evidence(records.prompt[i], answer, before, signals)
 
 

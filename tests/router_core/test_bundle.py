@@ -50,7 +50,9 @@ def test_fit_is_deterministic(small_bundle: Path, tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_any_flipped_byte_is_refused(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_any_flipped_byte_is_refused(
+    small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     """P12: one changed byte of any file, manifest included, and the bundle is not loaded."""
     names = sorted(item.name for item in small_bundle.iterdir())
     name = data.draw(st.sampled_from(names))

@@ -160,8 +160,7 @@ def test_p_values_against_mapie() -> None:
     for alpha in (0.02, 0.05, 0.1):
         ours = joint_p_values(k, n, alpha)
         binary, general = (
-            methods.compute_hoeffding_bentkus_p_value(k / n, n, alpha, binary=flag)[:, 0]
-            for flag in (True, False)
+            methods.compute_hoeffding_bentkus_p_value(k / n, n, alpha, binary=flag)[:, 0] for flag in (True, False)
         )
         np.testing.assert_allclose(ours, binary, rtol=1e-9)
         assert (ours <= general * (1 + 1e-12)).all()

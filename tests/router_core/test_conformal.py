@@ -25,9 +25,7 @@ from router_core.errors import InputError, RouteNLPError
 from router_core.fitting import conformal as fitting
 
 # Few distinct values, so that ties are the rule, and values that differ in the last bit.
-tied = st.sampled_from(
-    [0.0, 0.1, 0.3, 0.1 + 0.2, 0.5, 0.7, 1.0, float(np.float32(0.7)), -1.0, np.inf, -np.inf]
-)
+tied = st.sampled_from([0.0, 0.1, 0.3, 0.1 + 0.2, 0.5, 0.7, 1.0, float(np.float32(0.7)), -1.0, np.inf, -np.inf])
 scores = st.one_of(tied, st.floats(allow_nan=False))
 calibration = st.lists(scores, max_size=30).map(sorted)
 levels = st.one_of(

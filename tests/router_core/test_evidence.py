@@ -37,8 +37,7 @@ def test_offered_options_win() -> None:
     """An option quoted in the prompt is recognised inside a longer answer."""
     prompt = "Classify as 'HAWKISH', 'DOVISH' or 'NEUTRAL'."
     assert (
-        evidence(prompt, "I would call this sentence dovish, since rates fall further this year.", {}).key
-        == "dovish"
+        evidence(prompt, "I would call this sentence dovish, since rates fall further this year.", {}).key == "dovish"
     )
 
 
@@ -73,9 +72,7 @@ def test_total_and_pure(prompt: str, answer: str, tried: dict[str, str]) -> None
     assert len(found.answer) == len(ANSWER_FEATURES)
     assert all(math.isfinite(value) for value in found.answer)
     assert set(found.pairs) == set(tried)
-    assert all(
-        len(pair) == len(PAIR_FEATURES) and all(map(math.isfinite, pair)) for pair in found.pairs.values()
-    )
+    assert all(len(pair) == len(PAIR_FEATURES) and all(map(math.isfinite, pair)) for pair in found.pairs.values())
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,7 @@ from router_core.kernels import Engine, bad_served, mondrian_p_values, numba_ava
 ENGINES: tuple[Engine, ...] = ("numba", "numpy") if numba_available() else ("numpy",)
 
 
-def bins_and_scores(
-    seed: int, sizes: list[int], n: int
-) -> tuple[BadPValues, NDArray[np.int64], NDArray[np.float64]]:
+def bins_and_scores(seed: int, sizes: list[int], n: int) -> tuple[BadPValues, NDArray[np.int64], NDArray[np.float64]]:
     """Bad scores per bin, and [n, 4] bins and scores with ties, NaN, infinities and unseen bins."""
     rng = np.random.default_rng(seed)
     fitted = BadPValues({("t", f"k{b}"): np.round(rng.random(size), 2) for b, size in enumerate(sizes)})

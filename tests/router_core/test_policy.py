@@ -12,9 +12,7 @@ from router_core.policy import CASCADE, Policy, coin
 def _path(levels: list[float], ordering: str = "confidence") -> Policy:
     """Two cheap tiers, one threshold per step for both."""
     thresholds = np.array([[math.inf, math.inf], *([level, level] for level in levels)])
-    return Policy(
-        CASCADE, "t", ordering, 0.03, ordering, np.where(np.isinf(thresholds), np.inf, -np.inf), thresholds
-    )  # type: ignore[arg-type]
+    return Policy(CASCADE, "t", ordering, 0.03, ordering, np.where(np.isinf(thresholds), np.inf, -np.inf), thresholds)  # type: ignore[arg-type]
 
 
 def test_step_zero_is_the_reference() -> None:

@@ -100,9 +100,7 @@ def test_json_round_trip() -> None:
 def test_every_file_form_gives_the_same_portfolio(tmp_path, name: str, text: str) -> None:
     """JSON (both shapes), TOML and CSV (both headers) read alike."""
     (tmp_path / name).write_text(text, encoding="utf-8")
-    assert Portfolio.load(tmp_path / name) == Portfolio(
-        (Tier("a", 1.0, 2.0), Tier("b", 3.0, 4.0, usd_per_call=0.5))
-    )
+    assert Portfolio.load(tmp_path / name) == Portfolio((Tier("a", 1.0, 2.0), Tier("b", 3.0, 4.0, usd_per_call=0.5)))
 
 
 @pytest.mark.parametrize(

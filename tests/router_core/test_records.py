@@ -104,9 +104,7 @@ def test_several_files_are_put_together(tmp_path) -> None:
 
 def test_rows_in_any_order_give_the_same_table(tmp_path) -> None:
     """Only the order of queries and models follows the rows."""
-    turned = (
-        read_records(write(tmp_path / "r.jsonl", ROWS[::-1])).for_models(["small", "large"]).take([2, 1, 0])
-    )
+    turned = read_records(write(tmp_path / "r.jsonl", ROWS[::-1])).for_models(["small", "large"]).take([2, 1, 0])
     straight = read_records(write(tmp_path / "s.jsonl", ROWS))
     assert turned.query_id == straight.query_id
     assert turned.response == straight.response
@@ -117,9 +115,7 @@ def test_null_quality_is_a_missing_answer_not_an_error(tmp_path) -> None:
     """A null is kept as nan in every form, for `complete` to drop and count."""
     for name in FORMS:
         records = read_records(write(tmp_path / name, rows(quality=None)))
-        np.testing.assert_array_equal(
-            np.isnan(records.quality), [[False, False], [False, True], [False, False]]
-        )
+        np.testing.assert_array_equal(np.isnan(records.quality), [[False, False], [False, True], [False, False]])
 
 
 def test_a_signal_that_is_not_finite_is_missing(tmp_path) -> None:
@@ -464,9 +460,7 @@ def test_more_than_five_per_cent_of_a_split_is_an_error() -> None:
     quality = [[0.1, 0.9] for _ in range(40)]
     quality[0][1] = quality[1][1] = nan
     cost = [[1.0, 2.0]] * 40
-    with pytest.raises(
-        InputError, match=r"2 of 20 queries of split 'train' .* more than 5 % \(most often 'b'\)"
-    ):
+    with pytest.raises(InputError, match=r"2 of 20 queries of split 'train' .* more than 5 % \(most often 'b'\)"):
         complete(grid(quality, cost, ["train"] * 20 + ["test"] * 20), ["a", "b"])
     assert complete(grid(quality, cost, ["train"] * 40), ["a", "b"])[1].count == 2
     with pytest.raises(InputError, match="3 of 3 queries"):

@@ -353,11 +353,7 @@ def test_near_duplicates_equal_the_definition(seed: int) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    st.lists(
-        st.lists(st.sampled_from("abcdefg"), min_size=0, max_size=14).map(" ".join), min_size=2, max_size=14
-    )
-)
+@given(st.lists(st.lists(st.sampled_from("abcdefg"), min_size=0, max_size=14).map(" ".join), min_size=2, max_size=14))
 def test_near_duplicates_of_small_texts_equal_the_definition(prompts: list[str]) -> None:
     """Same for texts short enough that every rounding of the bounds is met."""
     train = np.ones(len(prompts), dtype=bool)

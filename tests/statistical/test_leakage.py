@@ -28,8 +28,7 @@ Rows = Sequence[tuple[str, str]]
 def refuses(train: Rows, calib: Rows, *, groups: bool = True) -> bool:
     """Whether the check refuses (id, group) rows; without `groups` it is the broken, id-only check."""
     hashed = [
-        hash_keys([f"id|{i}" for i, _ in rows] + [f"group|{g}" for _, g in rows if groups])
-        for rows in (train, calib)
+        hash_keys([f"id|{i}" for i, _ in rows] + [f"group|{g}" for _, g in rows if groups]) for rows in (train, calib)
     ]
     try:
         check_disjoint(train=hashed[0], calib=hashed[1])
@@ -160,9 +159,7 @@ def test_scale_thresholds_are_those_of_crepes() -> None:
     fitted: BadPValues = fit_bad_p_values(task.tolist(), ["cheap"] * 800, -u.ravel(), bad.ravel())
     probe = REFERENCE.draw(np.random.default_rng(305), 300)[0]
     by_threshold = probe <= scale_thresholds(u, bad)[..., None]
-    by_p = np.array(
-        [[[fitted.p(f"t{t}", "cheap", -a) <= e for a in probe] for t in range(4)] for e in LEVELS]
-    )
+    by_p = np.array([[[fitted.p(f"t{t}", "cheap", -a) <= e for a in probe] for t in range(4)] for e in LEVELS])
     assert np.array_equal(by_threshold, by_p)
     assert 0.05 < by_p.mean() < 0.95
 

@@ -64,7 +64,4 @@ def test_p14_too_small_a_task_accepts_nothing() -> None:
     """P14: below the minimum n even a faultless task serves no cheap answer; a pooled fallback does."""
     assert accepts_nothing_below_minimum(own_items)
     assert not accepts_nothing_below_minimum(pooled_fallback)
-    assert (
-        own_items(np.zeros((3, minimum_n(ALPHA, DELTA)), dtype=np.uint8), np.empty((3, 0), dtype=np.uint8))
-        == 2
-    )
+    assert own_items(np.zeros((3, minimum_n(ALPHA, DELTA)), dtype=np.uint8), np.empty((3, 0), dtype=np.uint8)) == 2

@@ -69,7 +69,7 @@ def shell(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         home = str(Path(router_core.__file__).parents[1])
         env = {**os.environ, "PYTHONPATH": home, "NO_COLOR": "1", "COLUMNS": "80", **more}
         words += [str(argument) for argument in arguments]
-        return subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=300)
+        return subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=300)  # noqa: S603 - our own words
 
     return call
 

@@ -125,7 +125,7 @@ def test_a_task_too_small_to_certify_is_listed_with_what_it_needs(
 
 
 def test_shared_file_end_to_end(shared: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
-    """One real file: fit, inspect and evaluate agree on what was certified, and routing costs less than the reference."""
+    """One real file: fit, inspect and evaluate agree on what was certified, and routing saves money."""
     file = shared / "routing/finance_fomc.parquet"
     bundle, report = tmp_path / "b", tmp_path / "report.json"
     assert run("fit", file, "--out", bundle, "--tiers", "gpt-3.5-turbo,gpt-4").code == 0

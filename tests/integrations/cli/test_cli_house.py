@@ -85,7 +85,7 @@ def _python(shell: Callable[..., Any], code: str) -> str:
     import router_core
 
     env = {**os.environ, "PYTHONPATH": str(Path(router_core.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)  # noqa: S603
     return done.stdout.strip()
 
 

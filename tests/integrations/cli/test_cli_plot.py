@@ -122,7 +122,7 @@ def test_uncertified_free_and_hopeless_reports_are_drawn(report: dict[str, Any],
     told["certificate"] |= {"certified": False, "bad": 0}
     told["frontier"] = {}
     for figures in told["policies"].values():
-        figures |= dict.fromkeys(("cost_ratio", "cost_ratio_ci", "quality_ratio", "quality_ratio_ci"))
+        figures.update(dict.fromkeys(("cost_ratio", "cost_ratio_ci", "quality_ratio", "quality_ratio_ci")))
     told["policies"]["knn_certified"] = None
     plot_evaluation(bare, tmp_path / "bare.svg")
     text = (tmp_path / "bare.svg").read_text()

@@ -105,8 +105,9 @@ def test_calib_duplicates_do_not_loosen(tmp_path: Path) -> None:
     calib = [i for i in range(len(records)) if records.split[i] == "calib"]
     many = records.take([*range(len(records)), *(calib * 4)])
     many = dataclasses.replace(many, query_id=[f"d{i}" for i in range(len(many))])
-    once, often = fit_small(tmp_path / "a"), fit(
-        many, portfolio=PORTFOLIO, tiers=TIERS, settings=FitSettings(alpha=0.1)
+    once, often = (
+        fit_small(tmp_path / "a"),
+        fit(many, portfolio=PORTFOLIO, tiers=TIERS, settings=FitSettings(alpha=0.1)),
     )
     for key, certificate in once.certificates.items():
         assert (often.certificates[key].n, often.certificates[key].bad) == (certificate.n, certificate.bad)
