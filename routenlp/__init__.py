@@ -1,7 +1,7 @@
 """RouteNLP: every query to the cheapest model that can be shown, at a risk you name, to answer it well enough.
 
-This package only names what lives elsewhere: `router_core` (runtime and statistics), `routenlp_integrations` (LangChain,
-command line) and `exporters`.
+This package only names what lives elsewhere: `router_core` (runtime and statistics), `routenlp_integrations`
+(LangChain, command line) and `exporters`.
 """
 
 from importlib import metadata

@@ -293,7 +293,8 @@ class Router:
                 return
             self._warned.add(task)
         warnings.warn(
-            f"task {task!r} was never calibrated (known: {', '.join(self.scopes.subtasks)}); its queries go to the reference tier",
+            f"task {task!r} was never calibrated (known: {', '.join(self.scopes.subtasks)}); "
+            "its queries go to the reference tier",
             stacklevel=3,
         )
 

@@ -84,7 +84,7 @@ class ScoreTable:
 
     def scores(self, policy: Policy) -> tuple[Floats, Floats]:
         """Start scores [n, K-1] and accept scores [n, K-1, K-1] of a policy, as `kernels.sweep` takes them."""
-        n, cheap = self.risk.shape
+        cheap = self.risk.shape[1]
         start = _order(policy.ordering, policy.offset, self.risk, self.saving[:, None], self.toss[:, None])
         accept = np.repeat(start[:, None, :], cheap, axis=1)
         if policy.name == CASCADE and policy.ordering != "coin":

@@ -18,9 +18,9 @@ from router_core.claim import check_levels
 from router_core.encoder import EncoderTrainer
 from router_core.errors import InputError
 from router_core.fitting.certify import certify
+from router_core.fitting.fitter import Fitter
 from router_core.fitting.static import StaticTrainer
 from router_core.fitting.tables import Progress
-from router_core.fitting.fitter import Fitter
 from router_core.keys import check_disjoint, hash_keys
 from router_core.portfolio import Portfolio, Tier, derive_prices
 from router_core.records import Records, choose_tiers, read_records

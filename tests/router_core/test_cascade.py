@@ -130,7 +130,7 @@ def test_async_equals_sync(router: Router, policy: str) -> None:
     plain = Cascade(router, _tiers(), policy=policy)
     later = Cascade(router, dict.fromkeys(TIERS, said), policy=policy)
     records = small_records()
-    for i in range(0, 60):
+    for i in range(60):
         one = plain.run(records.prompt[i], records.task[i])
         two = asyncio.run(later.arun(records.prompt[i], records.task[i]))
         assert [(a.tier, a.confidence, a.cost_usd, a.reason) for a in one.attempts] == [
