@@ -29,9 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from typer.exceptions import TyperException
 
     from routenlp_integrations.cli.app import app
-    from routenlp_integrations.cli.output import complain, warn
+    from routenlp_integrations.cli.output import complain, print_anything, warn
     from router_core.errors import RouteNLPError
 
+    print_anything()
     with warnings.catch_warnings():
         warnings.showwarning = warn
         try:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import shlex
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,8 +55,7 @@ def demo(
     _check_folder(out)
     began = time.perf_counter()
     portfolio = Portfolio.load(DATA / "portfolio.json")
-    # A recorded chat model gives back texts and tokens; a router that also wanted signals would always escalate.
-    records = replace(read_records(DATA / "records.jsonl", portfolio), signals={})
+    records = read_records(DATA / "records.jsonl", portfolio)
     to_stdout = str(json_file) == STDOUT
     with progress_bar(silent=to_stdout) as progress:
         bundle, fresh = _bundle(out, records, portfolio, progress)

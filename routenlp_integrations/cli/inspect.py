@@ -17,7 +17,13 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of text.")] = False,
 ) -> None:
     """Say what a bundle is, what was shown of it, when that lapses, and which minimum n is missing."""
-    from routenlp_integrations.cli.report import print_certificates, print_missing, print_origin, print_tiers
+    from routenlp_integrations.cli.report import (
+        print_certificates,
+        print_choices,
+        print_missing,
+        print_origin,
+        print_tiers,
+    )
     from routenlp_integrations.cli.summary import POLICIES, summarise
     from router_core.bundle import Bundle
 
@@ -46,6 +52,7 @@ def inspect(
     heading(screen, "Scopes")
     lines(screen, _scopes(summary["tasks"]))
     print_certificates(screen, summary)
+    print_choices(screen, summary)
     heading(screen, "What was shown")
     lines(screen, [shown["sentence"] for shown in summary["certificates"] if shown["policy"] in POLICIES])
     heading(screen, "What ends it")

@@ -13,12 +13,22 @@ from router_core.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["STDOUT", "check_target", "complain", "console", "need_fit", "warn", "write_json"]
+__all__ = ["STDOUT", "check_target", "complain", "console", "need_fit", "print_anything", "warn", "write_json"]
 
 STDOUT = "-"
 """The value of ``--json`` that means standard output."""
 
+# Paths may hold bytes that are no text; what is printed of them is their escape, which is JSON's too.
+_UNPRINTABLE = "backslashreplace"
+
 _FIT_PACKAGES = ("crepes", "sklearn", "scipy", "numba")
+
+
+def print_anything() -> None:
+    """Let stdout and stderr escape what they cannot encode, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=_UNPRINTABLE)
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -111,11 +121,11 @@ def write_json(target: Path, value: Any) -> None:
         return
     if target.exists() and not target.is_file():
         # A pipe or /dev/stdout cannot be replaced by renaming.
-        target.write_text(text, encoding="utf-8")
+        target.write_text(text, encoding="utf-8", errors=_UNPRINTABLE)
         return
     staging = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with staging.open("w", encoding="utf-8") as file:
+        with staging.open("w", encoding="utf-8", errors=_UNPRINTABLE) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

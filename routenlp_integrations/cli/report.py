@@ -17,6 +17,7 @@ __all__ = [
     "lines",
     "percent",
     "print_certificates",
+    "print_choices",
     "print_missing",
     "print_origin",
     "print_tiers",
@@ -159,6 +160,18 @@ def print_certificates(out: Console, summary: dict[str, Any]) -> None:
         "cheap tiers it may call.",
         style="dim",
     )
+
+
+def print_choices(out: Console, summary: dict[str, Any]) -> None:
+    """What else was considered: for each scope and policy the kinds of path by the cost expected of them."""
+    heading(out, "Paths considered, with the cost expected once certified (the first was taken)")
+    told = []
+    for scope, policies in summary["choices"].items():
+        for policy in POLICIES:
+            by_scale = sorted(policies.get(policy, {}).get("expected_by_scale", {}).items(), key=lambda item: item[1])
+            costs = ", ".join(f"{_PATHS.get(scale, scale)} {percent(cost)}" for scale, cost in by_scale)
+            told.append(f"{scope}, {policy}: {costs}")
+    lines(out, told)
 
 
 def print_missing(out: Console, summary: dict[str, Any]) -> None:

@@ -94,8 +94,15 @@ def _metadata(generation: ChatGeneration) -> dict[str, Any]:
 
 
 def _signals(generation: ChatGeneration) -> dict[str, float]:
-    """``mean_logprob`` from token log-probabilities in OpenAI's shape."""
-    found = _metadata(generation).get("logprobs")
+    """``response_metadata["signals"]``, and ``mean_logprob`` from token log-probabilities in OpenAI's shape."""
+    metadata = _metadata(generation)
+    given = metadata.get("signals")
+    told = {
+        str(name): float(value)
+        for name, value in (given.items() if isinstance(given, Mapping) else ())
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }
+    found = metadata.get("logprobs")
     tokens = found.get("content") if isinstance(found, Mapping) else None
     values = [
         float(token["logprob"])
@@ -103,7 +110,7 @@ def _signals(generation: ChatGeneration) -> dict[str, float]:
         if isinstance(token, Mapping) and isinstance(token.get("logprob"), (int, float))
     ]
     mean = math.fsum(values) / len(values) if values else math.nan
-    return {"mean_logprob": mean} if math.isfinite(mean) else {}
+    return {"mean_logprob": mean, **told} if math.isfinite(mean) else told
 
 
 def _uncovered(generation: ChatGeneration) -> str:

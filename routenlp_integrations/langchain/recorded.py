@@ -1,5 +1,6 @@
 """A chat model that replays recorded answers, for demos, notebooks and tests without a key or a network."""
 
+import math
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ class RecordedChatModel(BaseChatModel):
         Prompt -> (response, prompt tokens, completion tokens); token counts may be None.
     name
         The model's name, given back as ``model_name``.
+    signals
+        Prompt -> numbers that came with the answer, given back as ``response_metadata["signals"]``.
 
     Examples
     --------
@@ -36,6 +39,7 @@ class RecordedChatModel(BaseChatModel):
     """
 
     answers: Mapping[str, tuple[str, int | None, int | None]] = Field(repr=False)
+    signals: Mapping[str, Mapping[str, float]] = Field(default_factory=dict, repr=False)
 
     @property
     def _llm_type(self) -> str:
@@ -50,6 +54,11 @@ class RecordedChatModel(BaseChatModel):
         params["ls_provider"] = "routenlp"
         params.setdefault("ls_model_name", self.name or "recorded")
         return params
+
+    def _told(self, messages: list[BaseMessage]) -> dict[str, Any]:
+        told: dict[str, Any] = {"model_name": self.name} if self.name else {}
+        signals = self.signals.get(route_text(turns(messages)))
+        return {**told, "signals": dict(signals)} if signals else told
 
     def _recall(self, messages: list[BaseMessage]) -> tuple[str, UsageMetadata | None]:
         prompt = route_text(turns(messages))
@@ -69,7 +78,7 @@ class RecordedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         text, usage = self._recall(messages)
-        told = {"model_name": self.name} if self.name else {}
+        told = self._told(messages)
         message = AIMessage(content=text, usage_metadata=usage, response_metadata=told)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -92,7 +101,7 @@ class RecordedChatModel(BaseChatModel):
         text, usage = self._recall(messages)
         for piece in text.splitlines(keepends=True):
             yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
-        told = {"model_name": self.name} if self.name else {}
+        told = self._told(messages)
         last = AIMessageChunk(content="", usage_metadata=usage, response_metadata=told, chunk_position="last")
         yield ChatGenerationChunk(message=last)
 
@@ -114,7 +123,7 @@ def recorded_tiers(records: Records) -> dict[str, RecordedChatModel]:
     """
     tiers = {}
     for m, name in enumerate(records.models):
-        answers = {}
+        answers, signals = {}, {}
         for i, prompt in enumerate(records.prompt):
             response = records.response[i][m]
             if response is not None:
@@ -124,5 +133,10 @@ def recorded_tiers(records: Records) -> dict[str, RecordedChatModel]:
                     None if sent != sent else int(sent),  # noqa: PLR0124 - nan, the missing value, is not itself
                     None if received != received else int(received),  # noqa: PLR0124
                 )
-        tiers[name] = RecordedChatModel(answers=answers, name=name)
+                signals[prompt] = {
+                    signal: float(values[i, m])
+                    for signal, values in records.signals.items()
+                    if math.isfinite(values[i, m])
+                }
+        tiers[name] = RecordedChatModel(answers=answers, signals=signals, name=name)
     return tiers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,16 @@ def test_route_of_an_unknown_task_warns_in_one_line(small_bundle: Path, run: Cal
     assert "never calibrated" in run("route", small_bundle, "hello", "--task", "chess[/bold]").out
 
 
+def test_what_cannot_be_printed_is_escaped(small_bundle: Path, shell: Callable[..., Any]) -> None:
+    """An ASCII terminal and bytes that are no text give escapes and plain lines, never a traceback."""
+    for task in (os.fsdecode(b"\xff"), "\u00e4\U0001f600"):
+        done = shell("route", small_bundle, "\u0645", "--task", task, PYTHONIOENCODING="ascii:strict")
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+    told = json.loads(shell("route", small_bundle, "a", "--task", os.fsdecode(b"\xff"), "--json").stdout)
+    assert told["task"] == "\udcff"
+
+
 def test_inspect_says_what_was_shown_and_what_ends_it(small_bundle: Path, run: Callable[..., Any]) -> None:
     """Every certificate's own sentence is printed, with what ends it and the minimum n."""
     said = run("inspect", small_bundle)
@@ -102,7 +113,7 @@ def test_inspect_says_what_was_shown_and_what_ends_it(small_bundle: Path, run: C
     bundle = Bundle.load(small_bundle)
     for (_, policy), shown in bundle.certificates.items():
         assert (shown.describe() in text) == (policy in ("cascade", "route_only"))
-    for part in (bundle.id, "schema 1", "small = small-1", "What ends it", "any change of router", "minimum n"):
+    for part in (bundle.id, "schema 1", "small = small-1", "What ends it", "coin", "any change of router", "minimum n"):
         assert part in text
     told = json.loads(run("inspect", small_bundle, "--json").out)
     assert told["bundle"] == bundle.id
