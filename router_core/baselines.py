@@ -43,8 +43,11 @@ class Neighbours:
             likeness[exclude] = -np.inf
         k = min(self.k, int(np.isfinite(likeness).sum()))
         nearest = np.argpartition(-likeness, k - 1)[:k]
-        votes = self.passed[nearest].sum(axis=0, dtype=np.int64)
-        return np.asarray(np.round(1.0 - votes / k, 9))
+        bad = 1.0 - self.passed[nearest]
+        nearness = np.maximum(likeness[nearest], 1e-6)
+        # Shares of k votes tie; the nearer votes break the ties, as in `Isotonic.risk`.
+        near = (nearness @ bad) / nearness.sum()
+        return np.asarray(np.round((1 - _TIE) * bad.mean(axis=0) + _TIE * near, 9))
 
 
 @dataclass(frozen=True, eq=False)

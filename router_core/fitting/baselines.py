@@ -31,7 +31,8 @@ def fit_neighbours(
     """
     passed = (1 - bad[:, :-1]).astype(np.uint8)
     rows = np.random.default_rng(seed).permutation(len(hidden))[:_CHECKED]
-    units = np.stack([unit(vector) for vector in hidden.astype(np.float16).astype(np.float64)])
+    # Half precision, as the bundle stores them: what is certified is what is loaded.
+    units = np.stack([unit(vector) for vector in hidden]).astype(np.float16).astype(np.float32)
     best: tuple[float, Neighbours] | None = None
     for k in _SIZES:
         if best is not None and k > len(hidden) // 4:
