@@ -43,11 +43,10 @@ class Neighbours:
             likeness[exclude] = -np.inf
         k = min(self.k, int(np.isfinite(likeness).sum()))
         nearest = np.argpartition(-likeness, k - 1)[:k]
-        bad = 1.0 - self.passed[nearest]
-        nearness = np.maximum(likeness[nearest], 1e-6)
-        # Shares of k votes tie; the nearer votes break the ties, as in `Isotonic.risk`.
-        near = (nearness @ bad) / nearness.sum()
-        return np.asarray(np.round((1 - _TIE) * bad.mean(axis=0) + _TIE * near, 9))
+        passed = self.passed[nearest].astype(np.float64)
+        # Shares of k votes tie, above all at "everybody passed"; nearer votes break the ties, as in `Isotonic.risk`.
+        near = 1.0 - np.maximum(likeness[nearest], 0.0).astype(np.float64) @ passed / k
+        return np.asarray(np.round((1 - _TIE) * (1.0 - passed.mean(axis=0)) + _TIE * near, 9))
 
 
 @dataclass(frozen=True, eq=False)
