@@ -19,7 +19,7 @@ from router_core.errors import BundleError, InputError
 from router_core.policy import Policy
 from router_core.portfolio import Portfolio
 from router_core.route_text import ROUTE_TEXT_VERSION
-from router_core.router import Scopes
+from router_core.scopes import Scopes
 from router_core.scoring import Scorer
 
 __all__ = ["SCHEMA", "Bundle", "KeyLedger", "check_output"]
@@ -28,6 +28,7 @@ SCHEMA = 1
 """Schema this version writes; it reads this and one older."""
 
 MANIFEST = "manifest.json"
+_OPAQUE = ("baseline", "tuned")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,15 @@ class KeyLedger:
         uses[np.searchsorted(every, np.unique(keys))] += 1
         return KeyLedger(self.train, self.tune, every, uses)
 
+    def merged(self, other: "KeyLedger") -> "KeyLedger":
+        """The ledger with the calib keys of another one; a key in both keeps the larger count."""
+        every = np.union1d(self.calib, other.calib)
+        uses = np.zeros(len(every), np.int64)
+        for ledger in (self, other):
+            at = np.searchsorted(every, ledger.calib)
+            uses[at] = np.maximum(uses[at], ledger.uses)
+        return KeyLedger(self.train, self.tune, every, uses)
+
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
@@ -76,9 +86,9 @@ class Bundle:
     certificates
         By (scope, policy or baseline name).
     settings
-        How it was made: risk, alpha, delta, tolerance, seed, route text version, fingerprints.
+        How it was made: risk, alpha, delta, tolerance, seed, how certificates are cut, and what each path's test fixed.
     baselines
-        Fitted baselines as parts, opaque to serving.
+        Fitted baselines, and the scores on tune that paths were laid from, as parts, opaque to serving.
     keys
         Hashes of the keys used.
     report
@@ -156,7 +166,8 @@ class Bundle:
         parts = _verified_parts(root, manifest)
         portfolio = Portfolio.from_json(load_json("portfolio.json", parts["portfolio.json"]))
         candidate = load_json("candidate.json", parts["candidate.json"])
-        scopes = Scopes({task: tuple(subtasks) for task, subtasks in candidate["scopes"].items()})
+        subtasks = {task: tuple(names) for task, names in candidate["scopes"].items()}
+        scopes = Scopes(subtasks, candidate["settings"].get("certify_by", "task"))
         shown = load_json("certificates.json", parts["certificates.json"])
         texts = load_json("policies.json", parts["policies.json"])
         arrays = load_arrays("policies.npz", parts["policies.npz"])
@@ -173,7 +184,7 @@ class Bundle:
             policies,
             {(c.scope, c.policy): c for c in certificates},
             candidate["settings"],
-            {name: content for name, content in parts.items() if name.startswith("baseline")},
+            {name: content for name, content in parts.items() if name.startswith(_OPAQUE)},
             KeyLedger(**keys),
             load_json("report.json", parts["report.json"]),
             manifest["id"],

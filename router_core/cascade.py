@@ -165,7 +165,8 @@ def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clear
         From `Router.start`.
     on_failure
         Where a query goes when a cheap tier fails or answers in a way calib did not have: the reference tier, which
-        keeps a joint certificate, or the next tier up, which voids it.
+        keeps a certificate of the joint risk (also one in expectation) and voids any other, or the next tier up,
+        which voids them all.
     on_reference_failure
         Raise `TierError`, or serve the best answer so far uncertified.
 
@@ -183,7 +184,8 @@ def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clear
     tried: dict[str, str] = {}
     best: tuple[float, str, Answer] | None = None
     reason, tier = start.reason, start.tier
-    void = reason if start.forced and tier != last else ""
+    kept = router.outlives_departure(start)
+    void = reason if start.forced and not (tier == last and kept) else ""
     while True:
         began = time.perf_counter()
         reply = yield names[tier]
@@ -216,6 +218,8 @@ def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clear
                 tier = start.policy.following(tier) if start.policy is not None else last
             else:
                 tier = last
+                if not kept:
+                    void = f"{why}; only a joint risk outlives a departure from the policy"
             reason = f"{why}; sent to {names[tier]}"
             continue
         if start.forced:

@@ -3,7 +3,8 @@
 A certificate is made in three moves, each a function, so that another kind of risk changes the first one
 only:
 
-1. p-values of the path's steps, ``H_g: risk(pi_g) > alpha`` (here the joint risk, `joint_p_values`);
+1. p-values of the path's steps, ``H_g: risk(pi_g) > alpha`` (here the joint and the selective risk; retained
+   quality is in `router_core.betting`, and `router_core.risks` holds all kinds side by side);
 2. a fixed sequence: test the steps in an order chosen without calib, stop at the first that is not rejected
    (`fixed_sequence`); every step rejected before is certified, with no price for the number of steps;
 3. deploy the certified step with the lowest cost on tune (`cheapest`).
@@ -31,15 +32,19 @@ from router_core.errors import InputError
 __all__ = [
     "Certificate",
     "PathResult",
+    "allowed_among",
     "allowed_bad",
     "binom_cdf",
     "certify_path",
     "cheapest",
     "clopper_pearson",
     "crc_allowed",
+    "crc_minimum_n",
+    "crc_walk",
     "fixed_sequence",
     "joint_p_values",
     "minimum_n",
+    "selective_p_values",
     "walk",
 ]
 
@@ -121,6 +126,39 @@ def crc_allowed(n: int, alpha: float) -> int:
     return math.floor(Fraction(repr(float(alpha))) * (n + 1)) - 1
 
 
+def crc_minimum_n(alpha: float) -> int:
+    """Least number of calibration items at which conformal risk control permits anything: 1/alpha - 1."""
+    n = max(math.ceil(1.0 / alpha) - 2, 1)
+    while crc_allowed(n, alpha) < 0:
+        n += 1
+    return n
+
+
+def crc_walk(losses: ArrayLike, alpha: float) -> int:
+    """Last step of a path that conformal risk control permits.
+
+    Parameters
+    ----------
+    losses
+        0/1 loss of each step on each calib item, [G, n]; it must not fall along the path for any item. A
+        cascade's loss does, so its running maximum is what belongs here.
+    alpha
+        Bound on the mean loss, over the draw of calib and of the next item.
+
+    Raises
+    ------
+    InputError
+        When a loss falls along the path, as the selective risk's does: the rule then bounds nothing.
+    """
+    values = np.asarray(losses)
+    if (values[1:] < values[:-1]).any():
+        raise InputError(
+            "Conformal risk control needs losses that never fall along the path; give the running maximum of a "
+            "joint loss, and certify selective risk with the selective test."
+        )
+    return int((values[1:].sum(axis=1, dtype=np.int64) <= crc_allowed(values.shape[1], alpha)).sum())
+
+
 def joint_p_values(bad_counts: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
     """Exact p-values of "joint risk > alpha" for bad counts [G] among n items (see the module)."""
     from scipy.stats import binom
@@ -129,6 +167,38 @@ def joint_p_values(bad_counts: ArrayLike, n: int, alpha: float) -> NDArray[np.fl
     if n < 1:
         return np.ones(counts.shape)
     return np.asarray(binom.cdf(counts, n, alpha), dtype=np.float64)
+
+
+def selective_p_values(bad_counts: ArrayLike, accepted: ArrayLike, alpha: float) -> NDArray[np.float64]:
+    """Exact p-values of "selective risk > alpha" for bad counts [G] among the cheap answers served [G].
+
+    Given how many cheap answers are served, the bad ones among them are Binomial(accepted, selective risk).
+    Counts may be fractions (a prediction): the binomial distribution function is continued by the regularised
+    incomplete beta function. Where nothing is served the p-value is 1.
+    """
+    from scipy.special import betainc
+
+    k, n = np.broadcast_arrays(np.asarray(bad_counts, np.float64), np.asarray(accepted, np.float64))
+    inside = k < n
+    p = betainc(np.where(inside, n - k, 1.0), np.where(inside, k + 1.0, 1.0), 1.0 - alpha)
+    return np.asarray(np.where(inside, p, 1.0), dtype=np.float64)
+
+
+@lru_cache(maxsize=64)
+def allowed_among(n: int, alpha: float, delta: float) -> NDArray[np.int64]:
+    """`allowed_bad` of 0, 1, ..., n items, int64 [n + 1], read-only; -1 for none."""
+    from scipy.stats import binom
+
+    items = np.arange(n + 1)
+    low, high = np.full(n + 1, -1), items.copy()
+    # Bisection for the largest k with P(Binomial(items, alpha) <= k) <= delta; it is below `items` itself.
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        fits = binom.cdf(middle, items, alpha) <= delta
+        low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+    low[0] = -1
+    low.setflags(write=False)
+    return low
 
 
 def fixed_sequence(p_values: ArrayLike, delta: float) -> int:

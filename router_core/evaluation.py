@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router_core.baselines import Baselines
 from router_core.bundle import Bundle
 from router_core.errors import InputError
 from router_core.fitting.candidates import ScoreTable
-from router_core.fitting.certify import BASELINES, Candidate, baseline_table, scope_table
+from router_core.fitting.certify import BASELINES, baseline_table, candidate_of, scope_table
 from router_core.fitting.tables import Progress, bad_answers, views_of
 from router_core.kernels import sweep
 from router_core.outcomes import Outcome, apgr_and_cpt, describe_outcome
 from router_core.policy import CASCADE, ROUTE_ONLY, Policy, coin
+from router_core.promises import claim_json, overall_certificate
 from router_core.records import Records, read_records
 from router_core.router import Router
+from router_core.scopes import ALL
 from router_core.splits import prepare
 
-__all__ = ["candidate_of", "evaluate"]
+__all__ = ["evaluate"]
 
 _TIMED = 200
 _FRONTIER = {CASCADE: "routenlp", "knn": "knn", "isotonic": "isotonic"}
@@ -68,11 +69,14 @@ def evaluate(
     rows, settled = _rows(bundle, records, split)
     work = _Evaluation(bundle, settled, progress)
     named = work.named(rows)
-    tasks = {task: work.report(found, task) for task, found in named.items()}
+    tasks, leaves = {}, bundle.scopes.leaves
+    for task, parts in named.items():
+        tasks[task] = work.report(_join(list(parts.values())), task)
+        tasks |= {scope: work.report(part, scope) for scope, part in parts.items() if scope in leaves}
     for view in bundle.scopes.views:
         if view.scope.endswith("*"):
             tasks[view.scope] = work.report(work.masked(rows, view.scope), view.scope)
-    overall = work.report(_join(list(named.values())), None)
+    overall = work.report(_join([part for parts in named.values() for part in parts.values()]), None)
     return {
         "bundle": bundle.id,
         "split": split,
@@ -82,25 +86,6 @@ def evaluate(
         "overall": overall,
         "router": work.timing(rows),
     }
-
-
-def candidate_of(bundle: Bundle) -> Candidate:
-    """The frozen candidate inside a bundle, as `certify()` takes it."""
-    settings = bundle.settings
-    cost = {}
-    for key, values in settings["step_cost"].items():
-        scope, _, name = key.rpartition("|")
-        cost[scope, name] = np.asarray(values, np.float64)
-    return Candidate(
-        bundle.scopes,
-        bundle.scorer,
-        Baselines.from_parts(bundle.baselines),
-        bundle.policies,
-        cost,
-        settings["alpha"],
-        settings["delta"],
-        settings["tolerance"],
-    )
 
 
 def _rows(bundle: Bundle, records: Records, split: str) -> tuple[Rows, Records]:
@@ -144,20 +129,19 @@ class _Evaluation:
         latency = [tier.latency_ms for tier in bundle.portfolio.tiers]
         self.latency = None if None in latency else np.asarray(latency, np.float64)
 
-    def named(self, rows: Rows) -> dict[str, _Replayed]:
-        """Per task, its queries routed with their label named; never-seen subtasks fall to ``t/*``."""
-        found: dict[str, _Replayed] = {}
-        for task, subtasks in self.bundle.scopes.subtasks.items():
-            mine = np.asarray([i for i in rows.tolist() if self.records.task[i] == task], np.intp)
-            if not len(mine):
-                continue
-            told = views_of(self.records, self.bundle.scopes, task, mine)
-            labelled = np.asarray([view is not None for view in told], bool)
-            parts = [self._replay(mine[labelled], task)] if labelled.any() else []
-            if subtasks and not labelled.all():
-                parts.append(self._replay(mine[~labelled], f"{task}/*"))
-            found[task] = _join(parts)
-        return found
+    def named(self, rows: Rows) -> dict[str, dict[str, _Replayed]]:
+        """Per task and scope, its queries routed with their label named; never-seen subtasks fall to a masked scope."""
+        found: dict[str, dict[str, list[int]]] = {}
+        for i in rows.tolist():
+            task, subtask = self.records.task[i], self.records.subtask[i]
+            view = self.bundle.scopes.resolve(f"{task}/{subtask}" if subtask else task)
+            if view is not None:
+                found.setdefault(task, {}).setdefault(view.scope, []).append(i)
+        order = [task for task in self.bundle.scopes.subtasks if task in found]
+        return {
+            task: {scope: self._replay(np.asarray(mine, np.intp), scope) for scope, mine in found[task].items()}
+            for task in order
+        }
 
     def masked(self, rows: Rows, scope: str) -> _Replayed:
         """The same queries under a scope that hides a part of the label."""
@@ -247,10 +231,9 @@ class _Evaluation:
 
     def _certificate(self, scope: str | None) -> dict[str, Any] | None:
         if scope is None:
-            return None
-        shown = self.bundle.certificates[scope, CASCADE]
-        keys = ("risk", "alpha", "delta", "n", "bad", "certified", "lower_bound")
-        return {key: getattr(shown, key) for key in keys}
+            return overall_certificate(self.bundle)
+        shown = self.bundle.certificates.get((scope, CASCADE))
+        return None if shown is None or (scope == ALL and self.bundle.scopes.by == "all") else claim_json(shown)
 
     def timing(self, rows: Rows) -> dict[str, float]:
         """Median and 99th percentile of `Router.decide`, milliseconds, on this machine as it is now."""

@@ -88,7 +88,7 @@ def _draw(report: Mapping[str, Any]) -> Any:
         parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
         wide, narrow = parts[0, 0].subplots(1, 2, width_ratios=[1.75, 1])
         _quality_against_cost(wide, *scopes[0], large=True)
-        _risks(narrow, scopes[0][1], _alpha(report))
+        _risks(narrow, scopes[0][1], _claim(report))
         if rows:
             grid = parts[1, 0].subplots(rows, columns, squeeze=False).ravel()
             for axes, (title, told) in zip(grid, scopes[1:], strict=False):
@@ -139,9 +139,11 @@ def _heading(report: Mapping[str, Any]) -> str:
     return f"{told} (costs ASSUMED)" if report.get("cost_basis") == "assumed" else told
 
 
-def _alpha(report: Mapping[str, Any]) -> tuple[float, float]:
-    shown = next(told["certificate"] for told in report["tasks"].values())
-    return shown["alpha"], shown["delta"]
+def _claim(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The levels of the bundle's certificates, which are the same in all of them."""
+    every = (*report["tasks"].values(), report["overall"])
+    found: Mapping[str, Any] = next(told["certificate"] for told in every if told["certificate"] is not None)
+    return found
 
 
 def _looks(policies: Mapping[str, Any]) -> dict[str, _Look]:
@@ -211,29 +213,30 @@ def _mark(axes: Any, x: float, y: float, look: _Look, name: str) -> None:
     axes.plot([x], [y], marker=look.marker, ms=look.size, mfc=face, mec=edge, mew=width, zorder=order, clip_on=False)
 
 
-def _risks(axes: Any, told: Mapping[str, Any], levels: tuple[float, float]) -> None:
+def _risks(axes: Any, told: Mapping[str, Any], claim: Mapping[str, Any]) -> None:
     policies = told["policies"]
     looks = _looks(policies)
-    alpha, delta = levels
+    alpha, kind = claim["alpha"], "selective_risk" if claim["risk"] == "selective" else "joint_risk"
     for row, (name, look) in enumerate(looks.items()):
         figures = policies[name]
-        axes.plot(figures["joint_risk_ci"], [row, row], color=look.colour, lw=1.4, zorder=2)
-        _mark(axes, figures["joint_risk"], row, look, name)
-    axes.axvline(alpha, color="#b00020", lw=1.1, zorder=1)
-    axes.annotate(
-        f"alpha = {alpha:g}", (alpha, 0), xycoords=("data", "axes fraction"), xytext=(4, 3), textcoords="offset points",
-        color="#b00020", fontsize=8, ha="left", va="bottom",
-    )  # fmt: skip
+        if figures[kind] is None:
+            continue
+        axes.plot(figures[f"{kind}_ci"], [row, row], color=look.colour, lw=1.4, zorder=2)
+        _mark(axes, figures[kind], row, look, name)
+    if claim["risk"] != "retention":
+        axes.axvline(alpha, color="#b00020", lw=1.1, zorder=1)
+        axes.annotate(
+            f"alpha = {alpha:g}", (alpha, 0), xycoords=("data", "axes fraction"), xytext=(4, 3),
+            textcoords="offset points", color="#b00020", fontsize=8, ha="left", va="bottom",
+        )  # fmt: skip
     axes.set_yticks(range(len(looks)), [look.label for look in looks.values()])
     axes.set_ylim(len(looks) - 0.3, -0.7)
     # Room for the marks at zero, which would cover their labels.
     axes.set_xlim(left=-0.025 * axes.get_xlim()[1])
     axes.xaxis.set_major_formatter(_percent)
-    axes.set_xlabel("joint risk on these queries (95 % interval)")
-    axes.set_title(
-        f"cheap answer served and bad\ncertified: at most {alpha:g}\nwith confidence {1 - delta:g}",
-        loc="left",
-    )
+    axes.set_xlabel(f"{kind.replace('_', ' ')} on these queries (95 % interval)")
+    what = "bad among cheap answers served" if kind == "selective_risk" else "cheap answer served and bad"
+    axes.set_title(f"{what}\n{_certified(claim)}", loc="left")
     axes.grid(visible=True, axis="x", color="#ececec", lw=0.6, zorder=-1)
     axes.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):
@@ -251,11 +254,35 @@ def _shown(certificate: Mapping[str, Any] | None, *, large: bool) -> str:
         return "each task has its own certificate"
     if not large:
         verdict = "certified" if certificate["certified"] else "no certificate"
-        return f"{verdict}, {certificate['bad']} bad of {certificate['n']}"
-    levels = f"joint risk <= {certificate['alpha']:g}, delta {certificate['delta']:g}"
+        return f"{verdict}, {_counted(certificate)}"
+    levels = _levels(certificate)
     if not certificate["certified"]:
         return f"no certificate at {levels}: n = {certificate['n']}"
-    return f"certified: {levels}, {certificate['bad']} bad of {certificate['n']} calibration items"
+    return f"certified: {levels}, {_counted(certificate)} calibration items"
+
+
+def _counted(certificate: Mapping[str, Any]) -> str:
+    return f"{certificate['n']}" if certificate["bad"] is None else f"{certificate['bad']} bad of {certificate['n']}"
+
+
+def _levels(certificate: Mapping[str, Any]) -> str:
+    alpha, delta = certificate["alpha"], certificate["delta"]
+    if certificate["risk"] == "expectation":
+        return f"joint risk <= {alpha:g} in expectation"
+    bound = (
+        f"quality >= {1 - alpha:.6g}"
+        if certificate["risk"] == "retention"
+        else f"{certificate['risk']} risk <= {alpha:g}"
+    )
+    return f"{bound}, delta {delta:g}"
+
+
+def _certified(claim: Mapping[str, Any]) -> str:
+    """Two lines on what the dashed line means."""
+    if claim["risk"] == "retention":
+        return f"certified is the mean quality:\nat least {1 - claim['alpha']:.6g} of the reference's"
+    sure = "in expectation" if claim["delta"] is None else f"with confidence {1 - claim['delta']:.6g}"
+    return f"certified: at most {claim['alpha']:g}\n{sure}"
 
 
 def _result(ours: Mapping[str, Any]) -> str:

@@ -11,14 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_core.bundle import Bundle
-from router_core.certificate import certify_path
 from router_core.errors import InputError
-from router_core.evaluation import candidate_of
-from router_core.fitting.certify import BASELINES, baseline_table, path_outcome, scope_table
+from router_core.fitting.certify import (
+    BASELINES,
+    baseline_table,
+    candidate_of,
+    in_betting_order,
+    path_outcome,
+    scope_table,
+)
 from router_core.fitting.tables import bad_answers
-from router_core.kernels import bad_served
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.records import Records
+from router_core.risks import Plan, Served, certify_served, violates
 from router_core.splits import prepare
 
 __all__ = ["POLICIES", "Pool", "coverage", "pool_of", "replayed", "salted"]
@@ -36,21 +41,29 @@ class Pool:
         Query ids.
     calib
         How many items the file's own calib has.
-    bad, cost
-        Per policy, uint8 and float64 [G, n].
-    step_cost
-        Per policy, float64 [G], on tune.
+    served, cost
+        Per policy, what every step serves, and float64 [G, n].
+    plan
+        Per policy, what its test fixed beforehand.
+    risk
+        Kind of risk the paths were laid for.
     reference, oracle
         float64 [n], US dollars.
     """
 
     ids: list[str]
     calib: int
-    bad: dict[str, NDArray[np.uint8]]
+    served: dict[str, Served]
     cost: dict[str, NDArray[np.float64]]
-    step_cost: dict[str, NDArray[np.float64]]
+    plan: dict[str, Plan]
+    risk: str
     reference: NDArray[np.float64]
     oracle: NDArray[np.float64]
+
+    @property
+    def bad(self) -> dict[str, NDArray[np.uint8]]:
+        """Per policy, B of the answer each step serves, uint8 [G, n]."""
+        return {name: served.bad for name, served in self.served.items()}
 
 
 def pool_of(bundle: Bundle, records: Records, scope: str) -> Pool:
@@ -72,18 +85,19 @@ def pool_of(bundle: Bundle, records: Records, scope: str) -> Pool:
         raise InputError(msg)
     view = next(view for view in bundle.scopes.views if view.scope == scope)
     hidden = np.stack([bundle.scorer.encoder.embed(settled.prompt[i]) for i in rows.tolist()])
-    wrong, cost, steps = {}, {}, {}
+    does, cost, plans = {}, {}, {}
     for name in POLICIES:
         mine = baseline_table(name, table, candidate.baselines, view.models, hidden) if name in BASELINES else table
-        served, cost[name] = mine.replay(bundle.policies[scope, name])
-        wrong[name], steps[name] = bad_served(served, table.bad), candidate.step_cost[scope, name]
+        does[name], cost[name] = mine.outcomes(bundle.policies[scope, name])
+        plans[name] = candidate.plans[scope, name]
     oracle = np.where(table.bad > 0, np.inf, table.cost).min(axis=1)
     return Pool(
         [settled.query_id[i] for i in rows.tolist()],
         bundle.certificates[scope, CASCADE].n,
-        wrong,
+        does,
         cost,
-        steps,
+        plans,
+        candidate.risk,
         table.cost[:, -1],
         oracle,
     )
@@ -97,7 +111,7 @@ def salted(pool: Pool, alpha: float, delta: float, salts: int = 20) -> dict[str,
         calib, test = order[: pool.calib], order[pool.calib :]
         dear = pool.reference[test].sum()
         for name in POLICIES:
-            step = certify_path(pool.bad[name][:, calib], pool.step_cost[name], alpha, delta).step
+            step = certify_served(pool.risk, pool.served[name].take(calib), pool.plan[name], alpha, delta).step
             found[name].append(float(pool.cost[name][step, test].sum() / dear))
         found["oracle"].append(float(pool.oracle[test].sum() / dear))
     return {name: np.asarray(values) for name, values in found.items()}
@@ -106,17 +120,19 @@ def salted(pool: Pool, alpha: float, delta: float, salts: int = 20) -> dict[str,
 def coverage(pool: Pool, name: str, alpha: float, delta: float, draws: int = 2_000, seed: int = 0) -> tuple[int, int]:
     """Violations among redraws of calib from the pool, and the limit they must not exceed (METHOD.md 2.11).
 
-    The pool is the population, so the deployed policy's risk over it is exact.
+    The pool is the population, so the deployed policy's risk over it is exact. A claim in expectation is checked on
+    its own terms: each redraw also draws one query, and what is counted are bad cheap answers to these.
     """
     from scipy.stats import binom
 
-    bad, steps = pool.bad[name], pool.step_cost[name]
-    risk, rng, n = bad.mean(axis=1), np.random.default_rng(seed), len(pool.ids)
+    served, plan = pool.served[name], pool.plan[name]
+    broken, rng, n = violates(pool.risk, served, alpha), np.random.default_rng(seed), len(pool.ids)
     violations = 0
     for _ in range(draws):
         rows = rng.integers(0, n, size=pool.calib)
-        violations += bool(risk[certify_path(bad[:, rows], steps, alpha, delta).step] > alpha)
-    return violations, int(binom.isf(1e-4, draws, delta))
+        step = certify_served(pool.risk, served.take(rows), plan, alpha, delta).step
+        violations += bool(served.bad[step, rng.integers(0, n)] if pool.risk == "expectation" else broken[step])
+    return violations, int(binom.isf(1e-4, draws, alpha if pool.risk == "expectation" else delta))
 
 
 def replayed(bundle: Bundle, records: Records) -> bool:
@@ -125,13 +141,14 @@ def replayed(bundle: Bundle, records: Records) -> bool:
     candidate = candidate_of(bundle)
     bad = bad_answers(prepared.records, candidate.tolerance)
     for view in bundle.scopes.views:
-        _, table = scope_table(candidate, prepared.records, prepared.calib, view.scope, bad)
+        rows = in_betting_order(prepared.records, prepared.calib)
+        _, table = scope_table(candidate, prepared.records, rows, view.scope, bad)
         for name in (CASCADE, ROUTE_ONLY):
             shown = bundle.certificates[view.scope, name]
-            path, steps = bundle.policies[view.scope, name], candidate.step_cost[view.scope, name]
+            path, plan = bundle.policies[view.scope, name], candidate.plans[view.scope, name]
             if table is None:
                 return False
-            again = path_outcome(table, path, steps, shown.alpha, shown.delta)
-            if (again.step, again.bad_count if again.step else 0) != (shown.step, shown.bad):
+            again = path_outcome(table, path, plan, candidate.risk, candidate.alpha, candidate.delta)
+            if again.step != shown.step or (shown.bad is not None and (again.step and again.bad_count) != shown.bad):
                 return False
     return True

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router_core.claim import Certificate
+from router_core.claim import OUTLIVES_DEPARTURE, Certificate
 from router_core.policy import CASCADE, ROUTE_ONLY, Policy
 from router_core.portfolio import Portfolio
+from router_core.scopes import Scopes
 from router_core.scoring import Before, Scorer, View
 
 if TYPE_CHECKING:
@@ -20,49 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Decision", "Router", "Scopes", "Start", "estimate_tokens"]
 
 _CHARACTERS_PER_TOKEN = 4
-
-
-@dataclass(frozen=True)
-class Scopes:
-    """Which task labels the router was calibrated on.
-
-    Attributes
-    ----------
-    subtasks
-        For each task, its subtasks; empty when its records have none.
-    """
-
-    subtasks: Mapping[str, tuple[str, ...]]
-
-    @property
-    def views(self) -> tuple[View, ...]:
-        """One example view per scope, labels left to fill in by `resolve`."""
-        found: list[View] = []
-        for task, subtasks in self.subtasks.items():
-            found.append(View(task, task, None))
-            if subtasks:
-                found.append(View(f"{task}/*", task, None))
-        if len(self.subtasks) > 1:
-            found.append(View("*", None, None))
-        return tuple(found)
-
-    def resolve(self, label: str | None) -> View | None:
-        """The view under which a query with this label is routed; None for a task never calibrated.
-
-        A missing or never-seen subtask uses ``"task/*"``; no label at all uses the only task, or ``"*"``.
-        """
-        if label is None:
-            if len(self.subtasks) > 1:
-                return View("*", None, None)
-            label = next(iter(self.subtasks))
-        task, _, subtask = label.partition("/")
-        if task not in self.subtasks:
-            return None
-        if not self.subtasks[task]:
-            return View(task, task, None)
-        if subtask in self.subtasks[task]:
-            return View(task, task, subtask)
-        return View(f"{task}/*", task, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +132,8 @@ class Router:
     def force(self, text: str, task: str | None, policy: str, tier: str, why: str) -> Start:
         """Start a query at a tier whatever the policy says: a forced tier, or tools that calib did not have.
 
-        The certificate of the scope is kept if `tier` is the reference tier, since no cheap answer is then
-        served, and void otherwise.
+        The certificate of the scope is kept if `tier` is the reference tier and the risk is joint (also in
+        expectation), since no cheap answer is then served, and void otherwise.
 
         Parameters
         ----------
@@ -259,6 +217,11 @@ class Router:
             key: getattr(certificate, key)
             for key in ("scope", "policy", "risk", "alpha", "delta", "n", "bad", "lower_bound")
         }
+
+    def outlives_departure(self, start: Start) -> bool:
+        """Whether what was shown still holds when this query goes straight to the reference tier instead."""
+        shown = None if start.scope is None else self.certificates.get((start.scope, start.policy_name))
+        return shown is None or shown.risk in OUTLIVES_DEPARTURE
 
     def price(self, tier: str, prompt: str, answer: "Answer") -> float:
         """US dollars of one attempt: the caller's figure, else tokens at the portfolio's prices.

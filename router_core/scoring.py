@@ -10,7 +10,7 @@ from router_core.evidence import Evidence, evidence
 from router_core.evidence_model import Judgement, ViewModels
 from router_core.policy import coin
 
-__all__ = ["NAMED", "Before", "Scorer", "View"]
+__all__ = ["MASKED", "NAMED", "TASK_ONLY", "Before", "Scorer", "View"]
 
 NAMED = "named"
 TASK_ONLY = "task"

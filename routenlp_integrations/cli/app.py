@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from routenlp_integrations.cli.calibrate import calibrate
 from routenlp_integrations.cli.demo import demo
 from routenlp_integrations.cli.evaluate import evaluate
 from routenlp_integrations.cli.fit import fit
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(fit)
 app.command()(evaluate)
+app.command()(calibrate)
 app.command()(route)
 app.command()(inspect)
 app.command()(demo)

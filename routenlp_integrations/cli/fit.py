@@ -8,13 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
+from routenlp_integrations.cli.claims import (
+    ALPHA_HELP,
+    BY_HELP,
+    DELTA_HELP,
+    RISK_HELP,
+    SIMULTANEOUS_HELP,
+    check_claim,
+)
 from routenlp_integrations.cli.output import STDOUT, check_target, console, need_fit, write_json
 from routenlp_integrations.cli.progress import progress_bar
 from router_core.errors import InputError
 
 __all__ = ["fit"]
-
-_RISKS_TO_COME = ("selective", "retention", "expectation")
 
 
 def fit(
@@ -36,17 +42,14 @@ def fit(
             "and before it the cheaper models on the cost-quality hull."
         ),
     ] = None,
-    risk: Annotated[str, typer.Option(help="Kind of risk to certify: joint.")] = "joint",
-    alpha: Annotated[
-        float, typer.Option(help="Risk to certify: the share of all queries, 0 to 1, that may get a bad cheap answer.")
-    ] = 0.05,
-    delta: Annotated[
-        float,
-        typer.Option(help="Probability, 0 to 1, over the draw of the calibration items, that the claim is false."),
-    ] = 0.1,
+    risk: Annotated[str, typer.Option(help=RISK_HELP)] = "joint",
+    alpha: Annotated[float, typer.Option(help=ALPHA_HELP)] = 0.05,
+    delta: Annotated[float | None, typer.Option(help=DELTA_HELP, show_default="0.1")] = None,
     tolerance: Annotated[
         float, typer.Option(help="How far below the reference's quality (0 to 1) an answer may lie without being bad.")
     ] = 0.0,
+    certify_by: Annotated[str, typer.Option(help=BY_HELP)] = "task",
+    simultaneous: Annotated[bool, typer.Option("--simultaneous", help=SIMULTANEOUS_HELP)] = False,
     encoder: Annotated[str, typer.Option(help="Encoder of the router: static, or auto (the best there is).")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of everything random, a whole number.")] = 0,
     json_file: Annotated[
@@ -55,26 +58,30 @@ def fit(
     ] = None,
 ) -> None:
     """Fit a router on logged records, certify it, and write the bundle."""
-    _check_choices(risk, encoder)
+    check_claim(risk, delta, certify_by)
+    _check_encoder(encoder)
     check_target(json_file, "--json")
     need_fit("fit a router")
-    from routenlp_integrations.cli.report import print_certificates, print_missing, print_origin, print_tiers
-    from routenlp_integrations.cli.summary import summarise
-    from router_core.certificate import allowed_bad
+    from routenlp_integrations.cli.report import (
+        print_certificates,
+        print_missing,
+        print_origin,
+        print_tiers,
+    )
+    from routenlp_integrations.cli.summary import add_allowed, summarise
     from router_core.fitting.fit import FitSettings
     from router_core.fitting.fit import fit as fit_bundle
     from router_core.portfolio import Portfolio
 
-    settings = FitSettings(alpha, delta, tolerance, seed)
+    by: Any = certify_by
+    settings = FitSettings(alpha, 0.1 if delta is None else delta, tolerance, seed, risk, by, simultaneous)
     names = None if tiers is None else [name.strip() for name in tiers.split(",") if name.strip()]
     prices = None if portfolio is None else Portfolio.load(portfolio)
     to_stdout = str(json_file) == STDOUT
     began = time.perf_counter()
     with progress_bar(silent=to_stdout) as progress:
         bundle = fit_bundle([*records], out=out, portfolio=prices, tiers=names, settings=settings, progress=progress)
-    summary = summarise(bundle, str(out))
-    for shown in summary["certificates"]:
-        shown["allowed"] = allowed_bad(shown["n"], shown["alpha"], shown["delta"])
+    summary = add_allowed(summarise(bundle, str(out)))
     seconds = time.perf_counter() - began
     screen = console(quiet=to_stdout)
     screen.print(f"Bundle {bundle.id[:12]} written to {out} in {seconds:.1f} s", style="bold")
@@ -87,20 +94,13 @@ def fit(
         write_json(json_file, {**summary, "seconds": round(seconds, 3)})
 
 
-def _check_choices(risk: str, encoder: str) -> None:
-    if risk in _RISKS_TO_COME:
-        raise InputError(f"--risk {risk} is not in this version; it certifies the joint risk only, so use --risk joint")
-    if risk != "joint":
-        raise InputError(f"--risk {risk!r} is unknown; use --risk joint")
+def _check_encoder(encoder: str) -> None:
     if encoder not in ("auto", "static"):
         raise InputError(f"--encoder {encoder} is not in this version; use --encoder static, or auto")
 
 
 def _print_next(screen: Any, summary: dict[str, Any], records: list[Path], out: Path) -> None:
-    uses = max((shown["use_count"] for shown in summary["certificates"]), default=1)
-    screen.print()
-    screen.print(
-        f"This is use no. {uses} of these calibration items in {out}; earlier use elsewhere cannot be seen.",
-        style="dim",
-    )
+    from routenlp_integrations.cli.report import print_uses
+
+    print_uses(screen, summary, out)
     screen.print(f"Next: routenlp evaluate {out} {' '.join(map(str, records))} --plot picture.png", soft_wrap=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from routenlp_integrations.cli.claims import claimed
 from routenlp_integrations.cli.summary import POLICIES, cost_sentence
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ __all__ = [
     "print_missing",
     "print_origin",
     "print_tiers",
+    "print_uses",
     "table",
 ]
 
@@ -131,10 +134,14 @@ def print_tiers(out: Console, summary: dict[str, Any]) -> None:
 def print_certificates(out: Console, summary: dict[str, Any]) -> None:
     """One line for each scope and policy: n, bad, allowed, step, cost and path."""
     settings = summary["settings"]
-    heading(
-        out,
-        f"Certificates: {settings['risk']} risk at most {settings['alpha']:g}, confidence {1 - settings['delta']:g}",
-    )
+    levels = {**settings, "delta": None if settings["risk"] == "expectation" else settings["delta_each"]}
+    heading(out, f"Certificates: {claimed(levels)}")
+    if settings["simultaneous"]:
+        out.print(
+            f"All {summary['promises']} hold at once with confidence {1 - settings['delta']:.6g}: each has its share "
+            f"of delta {settings['delta']:g}.",
+            style="dim",
+        )
     known = any("allowed" in shown for shown in summary["certificates"])
     counts = "bad/may" if known else "bad"
     made = table(
@@ -147,7 +154,8 @@ def print_certificates(out: Console, summary: dict[str, Any]) -> None:
             continue
         bad = str(shown["bad"]) if shown["certified"] and shown["bad"] is not None else "-"
         if known:
-            bad += f"/{shown['allowed']}" if shown["allowed"] >= 0 else "/-"
+            allowed = shown.get("allowed", -1)
+            bad += f"/{allowed}" if allowed >= 0 else "/-"
         step = f"{shown['step']}/{shown['steps']}" if shown["certified"] else "none"
         path = f"{_PATHS.get(shown['path'], shown['path'])} {'>'.join(numbers[name] for name in shown['path_tiers'])}"
         path = path if shown["certified"] else f"all to {len(numbers)}"
@@ -182,14 +190,25 @@ def print_missing(out: Console, summary: dict[str, Any]) -> None:
         for item in summary["missing"]
     ]
     failed = [
-        f"{shown['scope']}, {shown['policy']}: {shown['n']} calibration items are enough, but no step of its path had "
-        f"few enough bad answers; every query goes to {summary['reference']}"
+        f"{shown['scope']}, {shown['policy']}: {shown['n']} calibration items are enough, but no step of its path "
+        f"passed the test; every query goes to {summary['reference']}"
         for shown in summary["certificates"]
         if shown["policy"] in POLICIES and not shown["certified"] and shown["n"] >= shown["minimum_n"]
     ]
     if few or failed:
         heading(out, "Not certified")
         lines(out, [*few, *failed])
+
+
+def print_uses(out: Console, summary: dict[str, Any], where: Path) -> None:
+    """How often these calibration items have certified something, as far as the bundle can know."""
+    uses = max((shown["use_count"] for shown in summary["certificates"]), default=1)
+    chosen = "; the claim holds for one run chosen beforehand" if uses > 1 else ""
+    out.print()
+    out.print(
+        f"This is use no. {uses} of these calibration items in {where}{chosen}; earlier use elsewhere cannot be seen.",
+        style="dim",
+    )
 
 
 def _bad(tolerance: float, reference: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from routenlp_integrations.cli.claims import claimed, seen
 from routenlp_integrations.cli.output import STDOUT, console, write_json
 
 __all__ = ["route"]
@@ -58,7 +59,4 @@ def route(
 def _shown(certificate: dict[str, Any] | None) -> str:
     if certificate is None:
         return "nothing; the reference tier answers"
-    return (
-        f"{certificate['risk']} risk at most {certificate['alpha']:g} with confidence {1 - certificate['delta']:g} "
-        f"({certificate['bad']} bad among {certificate['n']})"
-    )
+    return f"{claimed(certificate)} ({seen(certificate)})"

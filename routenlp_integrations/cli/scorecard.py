@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from routenlp_integrations.cli.claims import claimed, seen
 from routenlp_integrations.cli.report import heading, percent, table
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ def print_scopes(out: Console, report: dict[str, Any]) -> None:
         )
     heading(out, "By scope")
     out.print(made)
+    shown = [told["certificate"] for told in (report["overall"], *report["tasks"].values()) if told["certificate"]]
+    out.print(f"Certificates: {claimed(shown[0])}.", style="dim")
+    if report["overall"]["certificate"] is not None:
+        told = report["overall"]["certificate"]
+        verdict = f"{claimed(told)} ({seen(told)})" if told["certified"] else "nothing was shown"
+        out.print(f"All tasks together: {verdict}.", style="dim")
     if any("*" in scope for scope in report["tasks"]):
         out.print("Scopes with * are the same queries with the label masked; they are not counted again.", style="dim")
 
@@ -125,4 +132,4 @@ def _certificate(shown: dict[str, Any] | None) -> str:
         return "none"
     if not shown["certified"]:
         return f"none, n {shown['n']}"
-    return f"{shown['bad']}/{shown['n']} bad"
+    return seen(shown)

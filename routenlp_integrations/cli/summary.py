@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from router_core.promises import overall_certificate
+
 if TYPE_CHECKING:
     from router_core.bundle import Bundle
 
-__all__ = ["POLICIES", "VOID", "cost_sentence", "summarise"]
+__all__ = ["POLICIES", "VOID", "add_allowed", "cost_sentence", "summarise"]
 
 POLICIES = ("cascade", "route_only")
 
 VOID = (
     "any change of router, tier, prompt, decoding, metric, tolerance or path",
     "traffic that differs from the calibration data",
-    "tools, structured output, a budget, stickiness or a forced tier, unless the query then goes straight to the "
-    "reference tier",
+    "tools, structured output, a budget, stickiness, a failing or a forced tier, unless the risk is joint (also in "
+    "expectation) and the query then goes straight to the reference tier",
     "a choice of alpha, delta, tolerance or tiers made after looking at the result on the same calibration items",
 )
 """What ends a certificate, for readers."""
@@ -68,7 +70,15 @@ def summarise(bundle: Bundle, path: str) -> dict[str, Any]:
         "tiers": tiers,
         "reference": bundle.portfolio.reference.name,
         "tasks": {task: list(subtasks) for task, subtasks in bundle.scopes.subtasks.items()},
-        "settings": {key: settings[key] for key in ("risk", "alpha", "delta", "tolerance", "seed")},
+        "settings": {
+            **{key: settings[key] for key in ("risk", "alpha", "delta", "tolerance", "seed")},
+            "delta_each": settings.get("delta_each", settings["delta"]),
+            "certify_by": settings.get("certify_by", "task"),
+            "simultaneous": settings.get("simultaneous", False),
+        },
+        "promises": bundle.scopes.promises,
+        "overall": overall_certificate(bundle),
+        "calibrated": report.get("calibrated"),
         "records": report.get("source"),
         "drops": report.get("drops"),
         "splits": report.get("splits"),
@@ -79,6 +89,18 @@ def summarise(bundle: Bundle, path: str) -> dict[str, Any]:
         "void": list(VOID),
         "choices": report.get("choices", {}),
     }
+
+
+def add_allowed(summary: dict[str, Any]) -> dict[str, Any]:
+    """Add to each certificate how many bad answers its n permits, for the risks where that is one number."""
+    from router_core.certificate import allowed_bad, crc_allowed
+
+    for shown in summary["certificates"]:
+        if shown["risk"] == "joint":
+            shown["allowed"] = allowed_bad(shown["n"], shown["alpha"], shown["delta"])
+        elif shown["risk"] == "expectation":
+            shown["allowed"] = crc_allowed(shown["n"], shown["alpha"])
+    return summary
 
 
 def cost_sentence(basis: str | None) -> str:

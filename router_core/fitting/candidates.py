@@ -14,19 +14,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from router_core.certificate import allowed_bad, minimum_n
 from router_core.conformal import acceptance_threshold
 from router_core.kernels import bad_served, sweep
 from router_core.policy import CASCADE, Ordering, Policy
+from router_core.risks import Plan, Served, expected_cost, plan_path
 
 __all__ = [
     "Choice",
+    "Goal",
     "ScoreTable",
     "best_path",
     "choose_path",
     "coin_path",
     "confidence_paths",
-    "expected_cost",
     "subsets",
     "tried_sets",
 ]
@@ -37,7 +37,6 @@ _STEPS = 150
 _OFFSETS = (0.01, 0.03, 0.1)
 _EARLY = (np.inf, 4.0, 2.0, 1.0)
 """How much riskier than an acceptable answer a query may look before the cascade goes straight to the reference."""
-_DRAWS = 200
 _ALL_SUBSETS_UP_TO = 4
 
 
@@ -59,6 +58,8 @@ class ScoreTable:
         float64 [n, K], US dollars.
     bad
         uint8 [n, K].
+    quality
+        float64 [n, K].
     """
 
     risk: Floats
@@ -68,6 +69,7 @@ class ScoreTable:
     judged: tuple[bool, ...]
     cost: Floats
     bad: NDArray[np.uint8]
+    quality: Floats
 
     def take(self, rows: NDArray[np.intp]) -> ScoreTable:
         """The given rows."""
@@ -80,7 +82,13 @@ class ScoreTable:
             self.judged,
             self.cost[rows],
             self.bad[rows],
+            self.quality[rows],
         )
+
+    def scored_by(self, risk: Floats) -> ScoreTable:
+        """The same rows under a rival's P(bad), float64 [n, K-1], that decides before generating."""
+        unjudged = (False,) * risk.shape[1]
+        return replace(self, risk=risk, after={}, judged=unjudged)
 
     def scores(self, policy: Policy) -> tuple[Floats, Floats]:
         """Start scores [n, K-1] and accept scores [n, K-1, K-1] of a policy, as `kernels.sweep` takes them."""
@@ -99,6 +107,13 @@ class ScoreTable:
     def replay(self, policy: Policy) -> tuple[NDArray[np.int8], Floats]:
         """Served tier [G, n] and cost [G, n] of every step of a path."""
         return sweep(*self.scores(policy), policy.start, policy.accept, self.cost)
+
+    def outcomes(self, policy: Policy) -> tuple[Served, Floats]:
+        """What every step of a path serves, as `router_core.risks` tests it, and its cost [G, n]."""
+        served, cost = self.replay(policy)
+        at = np.arange(served.shape[1])
+        cheap = np.asarray(served < self.cost.shape[1] - 1)
+        return Served(bad_served(served, self.bad), cheap, self.quality[at, served], self.quality[:, -1]), cost
 
 
 def _order(ordering: Ordering, offset: float, risk: Floats, saving: Floats, toss: Floats) -> Floats:
@@ -125,17 +140,27 @@ def tried_sets(cheap: int) -> dict[int, list[tuple[int, ...]]]:
     return {tier: sorted(sets, key=lambda item: (len(item), item)) for tier, sets in found.items()}
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What will be certified: kind of risk, its levels, and the seed of the redraws that compare paths."""
+
+    risk: str
+    alpha: float
+    delta: float
+    seed: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A chosen path, what it is expected to cost, and the runners-up for the report."""
+    """A chosen path, what it is expected to cost, the runners-up for the report, and what its test fixes."""
 
     policy: Policy
     expected_cost: float
     by_scale: dict[str, float]
-    step_cost: Floats
+    plan: Plan
 
 
-def choose_path(table: ScoreTable, name: str, scope: str, n: int, alpha: float, delta: float, seed: int) -> Choice:
+def choose_path(table: ScoreTable, name: str, scope: str, n: int, goal: Goal) -> Choice:
     """Build every candidate path and take the one expected to be cheapest once certified.
 
     Parameters
@@ -148,49 +173,28 @@ def choose_path(table: ScoreTable, name: str, scope: str, n: int, alpha: float, 
         Scope the policy will serve.
     n
         Calibration items there will be (their number only).
-    alpha, delta
+    goal
         What will be certified.
-    seed
-        Seed of the redraws.
     """
-    return best_path(table, _candidates(table, name, scope), n, alpha, delta, seed)
+    return best_path(table, _candidates(table, name, scope), n, goal)
 
 
-def best_path(table: ScoreTable, paths: Iterable[Policy], n: int, alpha: float, delta: float, seed: int) -> Choice:
+def best_path(table: ScoreTable, paths: Iterable[Policy], n: int, goal: Goal) -> Choice:
     """The path expected to be cheapest once certified; see `choose_path`."""
-    best: tuple[float, Policy, Floats] | None = None
+    best: tuple[float, Policy, Served, Floats] | None = None
     by_scale: dict[str, float] = {}
     for policy in paths:
-        served, cost = table.replay(policy)
+        served, cost = table.outcomes(policy)
         steps = cost.mean(axis=1)
-        expected = expected_cost(bad_served(served, table.bad), steps, n, alpha, delta, seed)
+        expected = expected_cost(goal.risk, served, steps, n, goal.alpha, goal.delta, goal.seed)
         by_scale[policy.scale] = min(expected, by_scale.get(policy.scale, np.inf))
         if best is None or expected < best[0] - 1e-15:
-            best = (expected, policy, steps)
+            best = (expected, policy, served, steps)
     if best is None:
         msg = "no path to choose from"
         raise ValueError(msg)
-    return Choice(best[1], best[0], by_scale, best[2])
-
-
-def expected_cost(bad: NDArray[np.uint8], step_cost: Floats, n: int, alpha: float, delta: float, seed: int) -> float:
-    """Mean cost of the step that a joint certificate on n fresh items would deploy, by redraws of these rows.
-
-    Parameters
-    ----------
-    bad
-        uint8 [G, rows], bad answers served at each step.
-    step_cost
-        float64 [G], mean cost of each step.
-    """
-    n = max(n, minimum_n(alpha, delta))
-    rows = bad.shape[1]
-    draws = np.random.default_rng(seed).multinomial(n, np.full(rows, 1.0 / rows), size=_DRAWS)
-    counts = draws.astype(np.float32) @ bad.T.astype(np.float32)
-    counts[:, 0] = -1.0
-    passed = np.logical_and.accumulate(counts <= allowed_bad(n, alpha, delta), axis=1)
-    passed[:, 0] = True
-    return float(np.where(passed, step_cost, np.inf).min(axis=1).mean())
+    expected, policy, served, steps = best
+    return Choice(policy, expected, by_scale, plan_path(goal.risk, served, steps, n, goal.alpha, goal.delta))
 
 
 def _candidates(table: ScoreTable, name: str, scope: str) -> Iterator[Policy]:

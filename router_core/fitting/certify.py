@@ -13,18 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_core.baselines import Baselines
-from router_core.certificate import PathResult, certify_path, minimum_n
+from router_core.betting import betting_order
+from router_core.bundle import Bundle
+from router_core.certificate import PathResult
 from router_core.claim import Certificate
 from router_core.fitting.candidates import ScoreTable
-from router_core.fitting.tables import Progress, evidence_of, score_table, views_of
-from router_core.kernels import bad_served
+from router_core.fitting.tables import Progress, bad_answers, evidence_of, score_table, views_of
 from router_core.keys import ids_sha256
 from router_core.policy import Policy
 from router_core.records import Records
-from router_core.router import Scopes
+from router_core.risks import Plan, certify_served, least_n, retained
+from router_core.scopes import ALL, Scopes
 from router_core.scoring import Scorer
 
-__all__ = ["BASELINES", "Candidate", "baseline_table", "certify", "path_outcome", "scope_table"]
+__all__ = [
+    "BASELINES",
+    "Candidate",
+    "baseline_table",
+    "candidate_of",
+    "certify",
+    "in_betting_order",
+    "path_outcome",
+    "scope_table",
+]
 
 BASELINES = ("coin", "isotonic", "knn")
 
@@ -39,20 +50,41 @@ class Candidate:
         What scores a query.
     policies
         Paths by (scope, name); names are ``"cascade"``, ``"route_only"`` and the baselines.
-    step_cost
-        Mean cost of each step on tune, by the same keys; orders certified steps.
-    alpha, delta, tolerance
-        What is to be shown.
+    plans
+        What the test of each path fixes beforehand, by the same keys.
+    risk, alpha, delta, tolerance
+        What is to be shown, at the delta of one certificate.
     """
 
     scopes: Scopes
     scorer: Scorer
     baselines: Baselines
     policies: Mapping[tuple[str, str], Policy]
-    step_cost: Mapping[tuple[str, str], NDArray[np.float64]]
+    plans: Mapping[tuple[str, str], Plan]
+    risk: str
     alpha: float
     delta: float
     tolerance: float
+
+
+def candidate_of(bundle: Bundle) -> Candidate:
+    """The frozen candidate inside a bundle, as `certify()` takes it."""
+    settings = bundle.settings
+    plans = {}
+    for key, cost in settings["step_cost"].items():
+        scope, _, name = key.rpartition("|")
+        plans[scope, name] = Plan.from_json(cost, settings.get("plans", {}).get(key, {}))
+    return Candidate(
+        bundle.scopes,
+        bundle.scorer,
+        Baselines.from_parts(bundle.baselines),
+        bundle.policies,
+        plans,
+        settings["risk"],
+        settings["alpha"],
+        settings.get("delta_each", settings["delta"]),
+        settings["tolerance"],
+    )
 
 
 def scope_table(
@@ -93,16 +125,17 @@ def baseline_table(
         risk = baselines.isotonic[view].risk(table.risk)
     else:
         risk = np.stack([baselines.neighbours.risk(vector) for vector in hidden])
-    unjudged = (False,) * table.risk.shape[1]
-    return ScoreTable(risk, table.saving, table.toss, {}, unjudged, table.cost, table.bad)
+    return table.scored_by(risk)
 
 
-def path_outcome(
-    table: ScoreTable, path: Policy, step_cost: NDArray[np.float64], alpha: float, delta: float
-) -> PathResult:
+def path_outcome(table: ScoreTable, path: Policy, plan: Plan, risk: str, alpha: float, delta: float) -> PathResult:
     """Walk one path over already drawn calibration rows: no grouping, no use count."""
-    served, _ = table.replay(path)
-    return certify_path(bad_served(served, table.bad), step_cost, alpha, delta)
+    return certify_served(risk, table.outcomes(path)[0], plan, alpha, delta)
+
+
+def in_betting_order(records: Records, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Calibration rows in the one order in which they are read, fixed by their ids."""
+    return rows[betting_order([records.query_id[i] for i in rows.tolist()])]
 
 
 def certify(
@@ -112,7 +145,7 @@ def certify(
     uses: int,
     progress: Progress | None = None,
 ) -> dict[tuple[str, str], Certificate]:
-    """Certify the joint risk of every policy and stored baseline of a frozen candidate.
+    """Certify every policy and stored baseline of a frozen candidate.
 
     Parameters
     ----------
@@ -130,8 +163,9 @@ def certify(
     dict
         One certificate per (scope, policy name); each is a separate claim at its own delta.
     """
-    bad = (records.quality[:, -1:] - records.quality > candidate.tolerance).astype(np.uint8)
-    least = minimum_n(candidate.alpha, candidate.delta)
+    bad, kind = bad_answers(records, candidate.tolerance), candidate.risk
+    least = least_n(kind, candidate.alpha, candidate.delta)
+    calib = in_betting_order(records, calib)
     shown: dict[tuple[str, str], Certificate] = {}
     for view in candidate.scopes.views:
         rows, table = scope_table(candidate, records, calib, view.scope, bad, progress)
@@ -147,18 +181,19 @@ def certify(
                     if name in BASELINES
                     else table
                 )
-                result = path_outcome(mine, path, candidate.step_cost[scope, name], candidate.alpha, candidate.delta)
+                plan = candidate.plans[scope, name]
+                result = path_outcome(mine, path, plan, kind, candidate.alpha, candidate.delta)
             shown[scope, name] = Certificate(
                 scope=scope,
                 policy=name,
-                risk="joint",
+                risk=kind,
                 alpha=candidate.alpha,
-                delta=candidate.delta,
+                delta=None if kind == "expectation" else candidate.delta,
                 n=len(rows),
-                bad=result.bad_count if result.step else 0,
+                bad=None if kind == "retention" else result.bad_count if result.step else 0,
                 certified=result.step > 0,
                 step=result.step,
-                lower_bound=None,
+                lower_bound=retained(candidate.alpha) if kind == "retention" and result.step else None,
                 minimum_n=least,
                 calib_sha256=ids,
                 use_count=uses,
@@ -174,7 +209,9 @@ def _hidden(candidate: Candidate, records: Records, rows: NDArray[np.intp]) -> N
 
 
 def _notes(scopes: Scopes, scope: str) -> tuple[str, ...]:
-    if scope == "*":
-        return (f"holds for the calibration mix of {len(scopes.subtasks)} tasks, not for each",)
-    subtasks = scopes.subtasks[scope.removesuffix("/*")]
+    if scope in ("*", ALL) and scope not in scopes.subtasks:
+        if len(scopes.subtasks) > 1:
+            return (f"holds for the calibration mix of {len(scopes.subtasks)} tasks, not for each",)
+        scope = next(iter(scopes.subtasks))
+    subtasks = scopes.subtasks.get(scope.removesuffix("/*"), ())
     return (f"holds for this mix of {len(subtasks)} subtasks, not for each",) if subtasks else ()

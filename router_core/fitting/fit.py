@@ -6,7 +6,7 @@ records -> splits -> encoder -> evidence models -> policy paths on tune -> certi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_core.bundle import Bundle, KeyLedger, candidate_parts, check_output, parts_id
-from router_core.claim import check_levels
+from router_core.claim import check_levels, check_risk
 from router_core.encoder import EncoderTrainer
 from router_core.errors import InputError
-from router_core.fitting.certify import certify
+from router_core.fitting.certify import Candidate, certify
 from router_core.fitting.fitter import Fitter
 from router_core.fitting.static import StaticTrainer
 from router_core.fitting.tables import Progress
 from router_core.keys import check_disjoint, hash_keys
 from router_core.portfolio import Portfolio, Tier, derive_prices
 from router_core.records import Records, choose_tiers, read_records
-from router_core.router import Scopes
-from router_core.splits import Prepared, prepare
+from router_core.scopes import ALL, CERTIFY_BY, CertifyBy, Scopes
+from router_core.splits import Prepared, hash_key, prepare
 
-__all__ = ["FitSettings", "fit"]
+__all__ = ["FitSettings", "fit", "told_of"]
 
 
 @dataclass(frozen=True)
@@ -37,23 +37,39 @@ class FitSettings:
     Attributes
     ----------
     alpha
-        The joint risk to certify.
+        The risk to certify; for retention 1 - alpha is the share of quality to keep.
     delta
         Probability, over the draw of calib, that the claim is false.
     tolerance
         How far below the reference tier's quality an answer may lie without being bad.
     seed
         Seed of everything random.
+    risk
+        Kind of risk: ``"joint"``, ``"selective"``, ``"retention"`` or ``"expectation"``.
+    certify_by
+        What one certificate is about: a ``"task"``, a ``"leaf"`` (each subtask), or ``"all"`` tasks at once.
+    simultaneous
+        Divide delta by the number of certificates, so that all hold at once.
     """
 
     alpha: float = 0.05
     delta: float = 0.1
     tolerance: float = 0.0
     seed: int = 0
+    risk: str = "joint"
+    certify_by: CertifyBy = "task"
+    simultaneous: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse levels outside (0, 1) and a tolerance outside [0, 1)."""
+        """Refuse levels outside (0, 1), a tolerance outside [0, 1), and kinds of claim that do not exist."""
         check_levels(self.alpha, self.delta)
+        check_risk(self.risk)
+        if self.certify_by not in CERTIFY_BY:
+            msg = f"certify_by = {self.certify_by!r} is unknown; use {', '.join(CERTIFY_BY[:-1])} or {CERTIFY_BY[-1]}"
+            raise InputError(msg)
+        if self.simultaneous and self.risk == "expectation":
+            msg = "a claim in expectation has no delta to divide, so simultaneous does not apply; leave one of them out"
+            raise InputError(msg)
         if not 0.0 <= self.tolerance < 1.0:
             msg = f"tolerance = {self.tolerance} must lie in [0, 1)"
             raise InputError(msg)
@@ -109,18 +125,9 @@ def fit(
     priced, basis = _portfolio(records.for_models(chosen), portfolio)
     keys = _keys(prepared, Path(out) if out is not None else None)
     uses = keys.used(_calib_keys(prepared)) + 1
-    told: dict[str, Any] = {
-        "alpha": settings.alpha,
-        "delta": settings.delta,
-        "tolerance": settings.tolerance,
-        "seed": settings.seed,
-        "risk": "joint",
-        "train_means": _train_means(prepared, candidate.scopes),
-        "step_cost": {"|".join(key): cost.tolist() for key, cost in sorted(candidate.step_cost.items())},
-    }
-    frozen = candidate_parts(
-        priced, candidate.scopes, candidate.scorer, candidate.policies, told, candidate.baselines.parts()
-    )
+    told = told_of(settings, candidate, _train_means(prepared, candidate.scopes))
+    opaque = {**candidate.baselines.parts(), **work.tuned.parts()}
+    frozen = candidate_parts(priced, candidate.scopes, candidate.scorer, candidate.policies, told, opaque)
     shown = certify(candidate, prepared.records, prepared.calib, uses, progress)
     bundle = Bundle(
         priced,
@@ -129,7 +136,7 @@ def fit(
         {key: path.at(shown[key].step) for key, path in candidate.policies.items()},
         shown,
         told,
-        candidate.baselines.parts(),
+        opaque,
         keys.with_calib(_calib_keys(prepared)),
         {
             "source": records.source,
@@ -143,6 +150,18 @@ def fit(
         },
     )
     return bundle if out is None else bundle.save(out)
+
+
+def told_of(settings: FitSettings, candidate: Candidate, train_means: Any) -> dict[str, Any]:
+    """The settings part of a bundle: what was asked for, and what every path fixed before calib."""
+    plans = {"|".join(key): plan.to_json() for key, plan in sorted(candidate.plans.items())}
+    return {
+        **asdict(settings),
+        "delta_each": candidate.delta,
+        "train_means": train_means,
+        "step_cost": {"|".join(key): plan.cost.tolist() for key, plan in sorted(candidate.plans.items())},
+        "plans": {key: plan for key, plan in plans.items() if plan},
+    }
 
 
 def _prepare(records: Records, tiers: Sequence[str] | None) -> tuple[Prepared, Any, tuple[str, ...]]:
@@ -167,8 +186,12 @@ def _portfolio(records: Records, given: Portfolio | None) -> tuple[Portfolio, di
 
 
 def _keys(prepared: Prepared, out: Path | None) -> KeyLedger:
-    groups = prepared.records.group
-    train, tune = (np.unique(hash_keys([groups[i] for i in rows.tolist()])) for rows in (prepared.train, prepared.tune))
+    records = prepared.records
+    # The group's name depends on which records came together; a query's own key does not, so both are kept.
+    train, tune = (
+        np.unique(hash_keys(key for i in rows.tolist() for key in (records.group[i], hash_key(records.prompt[i]))))
+        for rows in (prepared.train, prepared.tune)
+    )
     check_disjoint(train=train, tune=tune, calib=_calib_keys(prepared))
     if out is not None and out.exists() and any(out.iterdir()):
         earlier = Bundle.load(out).keys
@@ -181,11 +204,14 @@ def _calib_keys(prepared: Prepared) -> NDArray[np.uint64]:
 
 
 def _train_means(prepared: Prepared, scopes: Scopes) -> dict[str, list[list[float]]]:
-    """Mean quality and cost per tier on train, for each scope and overall."""
+    """Mean quality and cost per tier on train, for each task, each scope and overall."""
     records, rows = prepared.records, np.union1d(prepared.train, prepared.tune)
     found = {}
-    for scope in ("overall", *(view.scope for view in scopes.views)):
-        task = scope.removesuffix("/*")
-        mine = [i for i in rows.tolist() if scope in ("overall", "*") or records.task[i] == task]
+    for scope in dict.fromkeys(("overall", *scopes.subtasks, *(view.scope for view in scopes.views))):
+        mine = [i for i in rows.tolist() if _belongs(records.task[i], records.subtask[i], scope)]
         found[scope] = np.stack([records.quality[mine].mean(axis=0), records.cost[mine].mean(axis=0)], axis=1).tolist()
     return found
+
+
+def _belongs(task: str, subtask: str, scope: str) -> bool:
+    return scope in ("overall", "*", ALL, task, f"{task}/*", f"{task}/{subtask}")

@@ -40,11 +40,9 @@ def views_of(records: Records, scopes: Scopes, scope: str, rows: NDArray[np.intp
             found.append(View("*", None, None))
         elif scope == f"{task}/*":
             found.append(View(scope, task, None))
-        elif scope == task:
+        else:
             resolved = scopes.resolve(f"{task}/{subtask}" if subtask else task)
             found.append(resolved if resolved is not None and resolved.scope == scope else None)
-        else:
-            found.append(None)
     return found
 
 
@@ -139,4 +137,4 @@ def score_table(
         for tried in sets:
             if judged[tier]:
                 after.setdefault((tier, tried), np.full((2, n), np.nan))
-    return ScoreTable(risk, saving, toss, after, judged, records.cost[rows], bad[rows])
+    return ScoreTable(risk, saving, toss, after, judged, records.cost[rows], bad[rows], records.quality[rows])

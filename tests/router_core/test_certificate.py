@@ -234,7 +234,7 @@ def test_describe_claims_nothing_without_a_certificate() -> None:
         ({"certified": False}, "certified=False at step 37"),
         ({"step": 0}, "certified=True at step 0"),
         ({"bad": 501}, "501 bad"),
-        ({"risk": "average"}, "risk 'average'"),
+        ({"risk": "average"}, "Risk 'average'"),
         ({"alpha": 1.5}, "between 0 and 1"),
     ],
 )

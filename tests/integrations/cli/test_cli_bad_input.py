@@ -79,10 +79,14 @@ RECORDS = [
     pytest.param(None, ["--delta", "1.5"], ["delta = 1.5"], id="delta above 1"),
     pytest.param(None, ["--alpha", "nan"], ["alpha = nan"], id="alpha NaN"),
     pytest.param(None, ["--tolerance", "1"], ["tolerance = 1"], id="tolerance 1"),
-    pytest.param(
-        None, ["--risk", "selective"], ["--risk selective is not in this version", "joint"], id="a risk to come"
-    ),
     pytest.param(None, ["--risk", "none"], ["'none' is unknown", "joint"], id="an unknown risk"),
+    pytest.param(
+        None, ["--risk", "crc"], ["'crc' is unknown", "conformal risk control does not hold"], id="CRC on selective"
+    ),
+    pytest.param(None, ["--certify-by", "query"], ["'query' is unknown", "task, leaf or all"], id="an unknown cut"),
+    pytest.param(
+        None, ["--risk", "expectation", "--simultaneous"], ["no delta to divide"], id="simultaneous in expectation"
+    ),
     pytest.param(None, ["--encoder", "minilm"], ["--encoder minilm is not in this version"], id="an encoder to come"),
     pytest.param(None, ["--portfolio", "nowhere.json"], ["nowhere.json"], id="no such portfolio"),
     pytest.param(

@@ -1,0 +1,192 @@
+"""`calibrate()`: a new certificate for the same router, on calibration items nothing was fitted on.
+
+Encoder, evidence models and rivals stay as they are. The paths are laid again from the scores on tune that the bundle
+keeps, for the risk that is asked for now; a bundle too large to keep them keeps its frozen paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from router_core.bundle import Bundle, candidate_parts, check_output, parts_id
+from router_core.errors import InputError
+from router_core.fitting.candidates import Goal
+from router_core.fitting.certify import Candidate, candidate_of, certify
+from router_core.fitting.fit import FitSettings, told_of
+from router_core.fitting.lay import Tuned, calib_sizes, delta_of_each, lay
+from router_core.fitting.tables import Progress
+from router_core.keys import hash_keys
+from router_core.records import Records, read_records
+from router_core.scopes import CertifyBy, Scopes
+from router_core.splits import Prepared, hash_key, prepare
+
+__all__ = ["calibrate"]
+
+
+def calibrate(
+    bundle: Bundle | str | Path,
+    records: Records | str | Path | Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    risk: str | None = None,
+    alpha: float | None = None,
+    delta: float | None = None,
+    certify_by: CertifyBy | None = None,
+    simultaneous: bool | None = None,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Certify the router of a bundle again, and write the result as a bundle.
+
+    Parameters
+    ----------
+    bundle
+        A bundle or its folder.
+    records
+        Records, or files to read them from: the rows marked calib if there is a ``split`` column, else every row.
+    out
+        Folder to write; nothing is written when None.
+    risk, alpha, delta, certify_by, simultaneous
+        As in `FitSettings`; what the bundle was made with when None.
+    progress
+        Called as the work goes on.
+
+    Raises
+    ------
+    InputError
+        When records share keys with what the bundle was trained or tuned on, or the bundle cannot serve what is asked.
+    """
+    if not isinstance(bundle, Bundle):
+        bundle = Bundle.load(bundle)
+    if out is not None:
+        check_output(Path(out))
+    given = {"risk": risk, "alpha": alpha, "delta": delta, "certify_by": certify_by, "simultaneous": simultaneous}
+    before = {name: bundle.settings[name] for name in FitSettings.__dataclass_fields__ if name in bundle.settings}
+    settings = FitSettings(**{**before, **{name: value for name, value in given.items() if value is not None}})
+    if not isinstance(records, Records):
+        records = read_records(records, bundle.portfolio)
+    prepared, drops, foreign = _calib(bundle, records)
+    _check_fresh(bundle, prepared)
+    candidate, choices = _candidate(bundle, settings, prepared)
+    told = told_of(settings, candidate, bundle.settings["train_means"])
+    frozen = candidate_parts(
+        bundle.portfolio, candidate.scopes, candidate.scorer, candidate.policies, told, bundle.baselines
+    )
+    mine = np.unique(hash_keys([prepared.records.group[i] for i in prepared.calib_all.tolist()]))
+    keys = bundle.keys
+    if out is not None and (Path(out) / "manifest.json").is_file():
+        keys = keys.merged(Bundle.load(out).keys)
+    shown = certify(candidate, prepared.records, prepared.calib, keys.used(mine) + 1, progress)
+    made = Bundle(
+        bundle.portfolio,
+        candidate.scopes,
+        candidate.scorer,
+        {key: path.at(shown[key].step) for key, path in candidate.policies.items()},
+        shown,
+        told,
+        bundle.baselines,
+        keys.with_calib(mine),
+        {
+            **bundle.report,
+            "candidate": parts_id(frozen),
+            "choices": choices,
+            "calibrated": {
+                "source": records.source,
+                "n": len(prepared.calib),
+                "repeats": len(prepared.calib_all) - len(prepared.calib),
+                "drops": str(drops),
+                "other_tasks": foreign,
+                "from": bundle.id,
+                "paths": "laid again from the scores on tune" if "tuned.npz" in bundle.baselines else "kept",
+            },
+        },
+    )
+    return made if out is None else made.save(out)
+
+
+def _calib(bundle: Bundle, records: Records) -> tuple[Prepared, Any, int]:
+    """The calibration rows of the bundle's tasks, how many were dropped, and how many were of other tasks."""
+    if not any(records.split):
+        records = replace(records, split=["calib"] * len(records))
+    known = [i for i in range(len(records)) if records.task[i] in bundle.scopes.subtasks]
+    foreign = sum(records.split[i] == "calib" for i in range(len(records))) - sum(
+        records.split[i] == "calib" for i in known
+    )
+    if not known:
+        msg = (
+            f"{records.source}: no row is of a task this bundle knows ({', '.join(bundle.scopes.subtasks)}); "
+            "give records of these tasks, or fit a bundle on yours"
+        )
+        raise InputError(msg)
+    prepared, drops = prepare(records.take(known), require=("calib",)).complete(bundle.portfolio.names)
+    return prepared, drops, foreign
+
+
+def _check_fresh(bundle: Bundle, prepared: Prepared) -> None:
+    """Refuse calibration rows whose group, or whose own text, the bundle was trained or tuned on."""
+    records, learned = prepared.records, np.union1d(bundle.keys.train, bundle.keys.tune)
+    seen = [
+        bool(np.isin(hash_keys([records.group[i], hash_key(records.prompt[i])]), learned).any())
+        for i in prepared.calib_all.tolist()
+    ]
+    if any(seen):
+        msg = (
+            f"{records.source}: {sum(seen)} of {len(seen)} calibration queries share a key with what the bundle was "
+            "trained or tuned on; a certificate needs queries that nothing was fitted on, so leave these out"
+        )
+        raise InputError(msg)
+
+
+def _candidate(bundle: Bundle, settings: FitSettings, prepared: Prepared) -> tuple[Candidate, Any]:
+    """The same router with paths for the risk that is asked for."""
+    old, scopes = candidate_of(bundle), Scopes(bundle.scopes.subtasks, settings.certify_by)
+    goal = Goal(
+        settings.risk,
+        settings.alpha,
+        delta_of_each(settings.delta, scopes, simultaneous=settings.simultaneous),
+        settings.seed,
+    )
+    tuned = Tuned.from_parts(bundle.baselines)
+    if tuned is None:
+        return replace(old, delta=goal.delta, alpha=goal.alpha, **_kept(bundle, settings)), bundle.report.get("choices")
+    if missing := {view.models for view in scopes.views} - set(old.scorer.models):
+        msg = (
+            f"the bundle has no models for --certify-by {settings.certify_by} ({', '.join(sorted(missing))} labels); "
+            "fit it again with this option"
+        )
+        raise InputError(msg)
+    sizes = calib_sizes(prepared.records, scopes, prepared.calib)
+    laid = lay(tuned, old.baselines, scopes, sizes, goal, bundle.portfolio.names)
+    made = Candidate(
+        scopes,
+        old.scorer,
+        old.baselines,
+        laid.policies,
+        laid.plans,
+        settings.risk,
+        goal.alpha,
+        goal.delta,
+        old.tolerance,
+    )
+    return made, laid.choices
+
+
+def _kept(bundle: Bundle, settings: FitSettings) -> dict[str, Any]:
+    """What changes on frozen paths: the levels, and the risk as far as its test fixed nothing more than the path."""
+    plain = ("joint", "expectation")
+    if settings.certify_by != bundle.scopes.by:
+        msg = "the bundle keeps no scores on tune to lay other paths from; fit it again with this --certify-by"
+        raise InputError(msg)
+    if settings.risk != bundle.settings["risk"] and settings.risk not in plain:
+        msg = (
+            f"the bundle keeps no scores on tune to plan a test of {settings.risk} from; fit it again with this --risk"
+        )
+        raise InputError(msg)
+    if settings.risk not in plain and settings.alpha != bundle.settings["alpha"]:
+        msg = f"the bundle planned its test of {settings.risk} for alpha {bundle.settings['alpha']:g}; fit it again"
+        raise InputError(msg)
+    return {"risk": settings.risk}
