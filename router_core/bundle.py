@@ -1,76 +1,30 @@
 """The bundle: one versioned, hashed folder that holds everything a router needs and what was shown of it."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from router_core.arrays import dump_arrays, dump_json, load_arrays, load_json, sha256
 from router_core.claim import Certificate
 from router_core.encoder import load_encoder
-from router_core.errors import BundleError, InputError
+from router_core.errors import BundleError
+from router_core.folder import MANIFEST, check_output, read_folder, write_folder
+from router_core.keys import KeyLedger
 from router_core.policy import Policy
 from router_core.portfolio import Portfolio
 from router_core.route_text import ROUTE_TEXT_VERSION
 from router_core.scopes import Scopes
 from router_core.scoring import Scorer
 
-__all__ = ["SCHEMA", "Bundle", "KeyLedger", "check_output"]
+__all__ = ["Bundle", "candidate_parts", "earlier_keys", "parts_id"]
 
-SCHEMA = 1
-"""Schema this version writes; it reads this and one older."""
-
-MANIFEST = "manifest.json"
+_AFTER = frozenset({"certificates.json", "keys.npz", "report.json"})
+"""Parts written after calib was read; all others are the candidate."""
 _OPAQUE = ("baseline", "tuned")
-
-
-@dataclass(frozen=True, eq=False)
-class KeyLedger:
-    """64-bit hashes of the group keys a bundle has used, so that calib is never used twice unnoticed.
-
-    Attributes
-    ----------
-    train, tune, calib
-        uint64, sorted.
-    uses
-        int64, how many times each calib key has been used to certify, in the order of `calib`.
-    """
-
-    train: NDArray[np.uint64]
-    tune: NDArray[np.uint64]
-    calib: NDArray[np.uint64]
-    uses: NDArray[np.int64]
-
-    def used(self, keys: NDArray[np.uint64]) -> int:
-        """How many times any of these calib keys has been used before."""
-        if not len(self.calib):
-            return 0
-        hits = self.uses[np.isin(self.calib, keys)]
-        return int(hits.max(initial=0))
-
-    def with_calib(self, keys: NDArray[np.uint64]) -> "KeyLedger":
-        """The ledger after these calib keys have been used once more."""
-        every = np.union1d(self.calib, keys)
-        uses = np.zeros(len(every), np.int64)
-        uses[np.searchsorted(every, self.calib)] += self.uses
-        uses[np.searchsorted(every, np.unique(keys))] += 1
-        return KeyLedger(self.train, self.tune, every, uses)
-
-    def merged(self, other: "KeyLedger") -> "KeyLedger":
-        """The ledger with the calib keys of another one; a key in both keeps the larger count."""
-        every = np.union1d(self.calib, other.calib)
-        uses = np.zeros(len(every), np.int64)
-        for ledger in (self, other):
-            at = np.searchsorted(every, ledger.calib)
-            uses[at] = np.maximum(uses[at], ledger.uses)
-        return KeyLedger(self.train, self.tune, every, uses)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,14 +79,12 @@ class Bundle:
         InputError
             When the target exists and is not a bundle.
         """
-        target = Path(path)
-        check_output(target)
+        target = check_output(path)
         parts = self.candidate_parts()
         parts["certificates.json"] = dump_json(
             {
                 "candidate": parts_id(parts),
                 "certificates": [c.to_json() for _, c in sorted(self.certificates.items())],
-                "steps": {"|".join(key): policy.step for key, policy in sorted(self.policies.items())},
             }
         )
         keys = self.keys
@@ -141,15 +93,12 @@ class Bundle:
         )
         parts["report.json"] = dump_json(self.report)
         manifest = {
-            "schema": SCHEMA,
             "id": parts_id(parts),
-            "parts": {name: sha256(content) for name, content in parts.items()},
             "versions": _versions(),
             "route_text": ROUTE_TEXT_VERSION,
             "fingerprints": {tier.name: tier.model or tier.name for tier in self.portfolio.tiers},
         }
-        manifest["seal"] = sha256(dump_json(manifest))
-        _write_folder(target, {**parts, MANIFEST: dump_json(manifest)})
+        write_folder(target, manifest, parts)
         return Bundle.load(target)
 
     @classmethod
@@ -162,33 +111,15 @@ class Bundle:
             When the folder is no bundle, a file is changed, missing or extra, or the schema is newer.
         """
         root = Path(path)
-        manifest = _manifest(root)
-        parts = _verified_parts(root, manifest)
-        portfolio = Portfolio.from_json(load_json("portfolio.json", parts["portfolio.json"]))
-        candidate = load_json("candidate.json", parts["candidate.json"])
-        subtasks = {task: tuple(names) for task, names in candidate["scopes"].items()}
-        scopes = Scopes(subtasks, candidate["settings"].get("certify_by", "task"))
-        shown = load_json("certificates.json", parts["certificates.json"])
-        texts = load_json("policies.json", parts["policies.json"])
-        arrays = load_arrays("policies.npz", parts["policies.npz"])
-        policies: dict[tuple[str, str], Policy] = {}
-        for prefix, text in texts.items():
-            key = (text["scope"], text["name"])
-            policies[key] = Policy.load(prefix, text, arrays).at(int(shown["steps"]["|".join(key)]))
-        certificates = [Certificate.from_json(data) for data in shown["certificates"]]
-        keys = load_arrays("keys.npz", parts["keys.npz"])
-        return cls(
-            portfolio,
-            scopes,
-            Scorer.from_parts(load_encoder(parts), parts),
-            policies,
-            {(c.scope, c.policy): c for c in certificates},
-            candidate["settings"],
-            {name: content for name, content in parts.items() if name.startswith(_OPAQUE)},
-            KeyLedger(**keys),
-            load_json("report.json", parts["report.json"]),
-            manifest["id"],
-        )
+        manifest, parts = read_folder(root)
+        try:
+            _check_whole(root, manifest, parts)
+            return _parse(manifest, parts)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            if isinstance(error, BundleError):
+                raise
+            msg = f"bundle {root}: its parts do not fit together ({type(error).__name__}); fit the bundle again"
+            raise BundleError(msg) from error
 
 
 def candidate_parts(
@@ -220,78 +151,63 @@ def parts_id(parts: Mapping[str, bytes]) -> str:
     return sha256(dump_json({name: sha256(content) for name, content in parts.items()}))
 
 
-def check_output(target: Path) -> None:
-    """Refuse to overwrite anything that is not a bundle.
+def earlier_keys(out: str | Path) -> KeyLedger | None:
+    """Keys of the bundle that a new one will replace, None when there is none; checks the output folder first.
 
     Raises
     ------
     InputError
+        When the folder cannot be written or holds something else.
+    BundleError
+        When the bundle there is damaged: its use counts would be lost.
     """
-    if not target.exists():
+    target = check_output(out)
+    return Bundle.load(target).keys if (target / MANIFEST).is_file() else None
+
+
+def _parse(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Bundle:
+    portfolio = Portfolio.from_json(load_json("portfolio.json", parts["portfolio.json"]))
+    candidate = load_json("candidate.json", parts["candidate.json"])
+    subtasks = {task: tuple(names) for task, names in candidate["scopes"].items()}
+    scopes = Scopes(subtasks, candidate["settings"].get("certify_by", "task"))
+    shown = load_json("certificates.json", parts["certificates.json"])
+    found = [Certificate.from_json(data) for data in shown["certificates"]]
+    certificates = {(c.scope, c.policy): c for c in found}
+    texts = load_json("policies.json", parts["policies.json"])
+    arrays = load_arrays("policies.npz", parts["policies.npz"])
+    policies: dict[tuple[str, str], Policy] = {}
+    for prefix, text in texts.items():
+        policy = Policy.load(prefix, text, arrays)
+        key = policy.scope, policy.name
+        policies[key] = policy.at(certificates[key].step)
+    return Bundle(
+        portfolio,
+        scopes,
+        Scorer.from_parts(load_encoder(parts), parts),
+        policies,
+        certificates,
+        candidate["settings"],
+        {name: content for name, content in parts.items() if name.startswith(_OPAQUE)},
+        KeyLedger(**load_arrays("keys.npz", parts["keys.npz"])),
+        load_json("report.json", parts["report.json"]),
+        manifest["id"],
+    )
+
+
+def _check_whole(root: Path, manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> None:
+    """Hashes speak of each part; this speaks of the parts together."""
+    certified = {name: part for name, part in parts.items() if name not in _AFTER}
+    candidate = load_json("certificates.json", parts["certificates.json"])["candidate"]
+    if manifest["route_text"] != ROUTE_TEXT_VERSION:
+        what = f"was made for route text {manifest['route_text']}, this version routes by {ROUTE_TEXT_VERSION}"
+    elif parts_id(parts) != manifest["id"]:
+        what = "has an id that is not that of its parts"
+    elif parts_id(certified) != candidate:
+        what = "holds certificates of another candidate"
+    else:
         return
-    if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).is_file()):
-        msg = f"{target} exists and is not a bundle; choose another --out or remove it"
-        raise InputError(msg)
-
-
-def _manifest(root: Path) -> dict[str, Any]:
-    path = root / MANIFEST
-    if not path.is_file():
-        msg = f"{root} is not a bundle: it has no {MANIFEST}; make one with `routenlp fit ... --out {root}`"
-        raise BundleError(msg)
-    manifest = load_json(MANIFEST, path.read_bytes())
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
-        msg = f"{path} is not a bundle manifest; fit the bundle again"
-        raise BundleError(msg)
-    if not SCHEMA - 1 <= manifest["schema"] <= SCHEMA:
-        msg = f"bundle {root} has schema {manifest['schema']}, this version reads up to {SCHEMA}; upgrade routenlp"
-        raise BundleError(msg)
-    seal = manifest.pop("seal", None)
-    if seal != sha256(dump_json(manifest)):
-        msg = f"bundle {root}: {MANIFEST} was changed; restore it or fit the bundle again"
-        raise BundleError(msg)
-    return manifest
-
-
-def _verified_parts(root: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    listed: dict[str, str] = manifest["parts"]
-    present = {item.name for item in root.iterdir()} - {MANIFEST}
-    if missing := sorted(set(listed) - present):
-        msg = f"bundle {root}: {missing[0]} is missing; restore it or fit the bundle again"
-        raise BundleError(msg)
-    if extra := sorted(present - set(listed)):
-        msg = f"bundle {root}: {extra[0]} does not belong to it; remove the file"
-        raise BundleError(msg)
-    parts: dict[str, bytes] = {}
-    for name, digest in sorted(listed.items()):
-        content = (root / name).read_bytes()
-        if sha256(content) != digest:
-            msg = f"bundle {root}: {name} was changed after it was certified; restore it or fit the bundle again"
-            raise BundleError(msg)
-        parts[name] = content
-    return parts
-
-
-def _write_folder(target: Path, files: Mapping[str, bytes]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        for name, content in files.items():
-            with (staging / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        staging.chmod(0o755)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            target.rename(old / target.name)
-            staging.rename(target)
-            shutil.rmtree(old)
-        else:
-            staging.rename(target)
-    finally:
-        if staging.exists():
-            shutil.rmtree(staging)
+    msg = f"bundle {root} {what}; fit it again"
+    raise BundleError(msg)
 
 
 def _versions() -> dict[str, str]:

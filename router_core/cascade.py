@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from router_core.errors import InputError, TierError
-from router_core.policy import CASCADE
+from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.router import Router, Start
 
 __all__ = ["Answer", "Attempt", "Cascade", "Route", "Steps", "advance", "match_tiers", "walk"]
@@ -300,6 +300,14 @@ class Cascade:
         on_reference_failure: OnReferenceFailure = "raise",
     ) -> None:
         match_tiers(tiers, router.portfolio.names)
+        for value, known, what in (
+            (policy, (CASCADE, ROUTE_ONLY), "policy"),
+            (on_failure, ("reference", "next"), "on_failure"),
+            (on_reference_failure, ("raise", "best"), "on_reference_failure"),
+        ):
+            if value not in known:
+                msg = f"{what} = {value!r} is unknown; use {known[0]} or {known[1]}"
+                raise InputError(msg)
         self.router = router
         self.tiers = dict(tiers)
         self.policy = policy
@@ -354,7 +362,10 @@ class Cascade:
             return error
 
 
-def _answer(reply: Any) -> Answer:
-    if isinstance(reply, Answer):
+def _answer(reply: Any) -> Answer | Exception:
+    """What a tier returned, as an answer; something else is a failure of the tier, None an empty answer."""
+    if isinstance(reply, Answer) and isinstance(reply.text, str):
         return reply
-    return Answer(reply if isinstance(reply, str) else "")
+    if reply is None or isinstance(reply, str):
+        return Answer(reply or "")
+    return TypeError(f"a tier must return text or an Answer with a text, not {type(reply).__name__}")

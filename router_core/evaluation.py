@@ -17,13 +17,14 @@ from router_core.fitting.candidates import ScoreTable
 from router_core.fitting.certify import BASELINES, baseline_table, candidate_of, scope_table
 from router_core.fitting.tables import Progress, bad_answers, views_of
 from router_core.kernels import sweep
+from router_core.keys import hash_keys
 from router_core.outcomes import Outcome, apgr_and_cpt, describe_outcome
 from router_core.policy import CASCADE, ROUTE_ONLY, Policy, coin
 from router_core.promises import claim_json, overall_certificate
 from router_core.records import Records, read_records
 from router_core.router import Router
 from router_core.scopes import ALL
-from router_core.splits import prepare
+from router_core.splits import hash_key, prepare
 
 __all__ = ["evaluate"]
 
@@ -81,11 +82,19 @@ def evaluate(
         "bundle": bundle.id,
         "split": split,
         "n": overall["n"],
+        "learned_from": _learned(bundle, settled, rows),
         "cost_basis": bundle.report.get("cost_basis"),
         "tasks": tasks,
         "overall": overall,
         "router": work.timing(rows),
     }
+
+
+def _learned(bundle: Bundle, records: Records, rows: Rows) -> int:
+    """How many of the rows the bundle was trained or tuned on: figures on them are too good."""
+    keys = np.union1d(bundle.keys.train, bundle.keys.tune)
+    hits = [np.isin(hash_keys([records.group[i], hash_key(records.prompt[i])]), keys).any() for i in rows.tolist()]
+    return int(np.sum(hits))
 
 
 def _rows(bundle: Bundle, records: Records, split: str) -> tuple[Rows, Records]:
@@ -180,7 +189,7 @@ class _Evaluation:
             return None
         every = np.broadcast_to(self.latency, table.cost.shape)
         at = slice(path.step, path.step + 1)
-        return np.asarray(sweep(*table.scores(path), path.start[at], path.accept[at], every)[1][0])
+        return np.asarray(sweep(*table.scores(path), path.start[at], path.accept[at], every, table.failed)[1][0])
 
     def report(self, found: _Replayed, scope: str | None) -> dict[str, Any]:
         """The figures of one scope; None is all named tasks together."""

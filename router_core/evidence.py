@@ -19,16 +19,20 @@ _CAP = 6_000
 
 _FEWEST_OPTIONS, _MOST_OPTIONS = 2, 12
 
-_FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*|\s*```\s*$")
+# Every repetition is bounded: models loop, and an answer of six thousand line feeds must not take half a second.
+_FENCE = re.compile(r"^```[a-zA-Z]{0,12}|```$")
 _JSON_FIELD = re.compile(
-    r'"(?:final_answer|answer|label|class|result|output|prediction)"\s*:\s*("(?:[^"\\]|\\.)*"|[^,}\n]+)', re.I
+    r'"(?:final_answer|answer|label|class|result|output|prediction)"\s{0,9}:\s{0,9}'
+    r'("(?:[^"\\]|\\.){0,400}"|[^,}\n]{1,400})',
+    re.I,
 )
-_BOXED = re.compile(r"\\boxed\s*\{([^{}]{1,80})\}")
+_BOXED = re.compile(r"\\boxed\s{0,3}\{([^{}]{1,80})\}")
 _SAID = re.compile(
-    r"\b(?:final answer|answer|label|class|category|sentiment)\b\s*(?:is|:|=)\s*\**\s*([^\n]{1,60})", re.I
+    r"\b(?:final answer|answer|label|class|category|sentiment)\b\s{0,9}(?:is|:|=)[\s*]{0,9}([^\n]{1,60})", re.I
 )
 _QUOTED = re.compile(r"['‘\"“]([A-Za-z][\w -]{1,28})['’\"”]")
-_PAIR = re.compile(r"^\s*(\S{1,60})\s*[:=\t]\s*(\S{1,40})\s*$")
+_PAIR = re.compile(r"(\S{1,60}) {0,3}[:=\t] {0,3}(\S{1,40})")
+_LONGEST_PAIR = 110
 _WORD = re.compile(r"\w+")
 _REFUSAL = re.compile(r"\b(?:i (?:cannot|can't|am unable|do not have)|as an ai|i'm sorry|sorry, (?:but )?i)\b", re.I)
 _HEDGE = re.compile(
@@ -134,7 +138,10 @@ def _mentioned(text: str, options: tuple[str, ...]) -> str:
 
 def _read(answer: str, options: tuple[str, ...]) -> _Read:
     text = _cap(answer)
-    pairs = frozenset((match[1], match[2]) for line in text.splitlines() if (match := _PAIR.match(line)))
+    lines = (line.strip() for line in text.splitlines())
+    pairs = frozenset(
+        (match[1], match[2]) for line in lines if len(line) <= _LONGEST_PAIR and (match := _PAIR.fullmatch(line))
+    )
     values = Counter(value for _, value in pairs)
     unusual = len(pairs) - max(values.values(), default=0)
     return _Read(text, final_answer(text, options), Counter(_WORD.findall(text.lower())), pairs, unusual)
@@ -157,7 +164,7 @@ def _compare(new: _Read, old: _Read) -> tuple[float, ...]:
 
 
 def _json_valid(text: str) -> float:
-    body = _FENCE.sub("", text.strip())
+    body = _FENCE.sub("", text.strip()).strip()
     if not body.startswith(("{", "[")):
         return 0.0
     try:

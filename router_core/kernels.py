@@ -89,6 +89,7 @@ def sweep(
     start_thr: Floats,
     accept_thr: Floats,
     cost: Floats,
+    failed: NDArray[np.bool_] | None = None,
     *,
     engine: Engine = "auto",
 ) -> tuple[NDArray[np.int8], Floats]:
@@ -97,7 +98,8 @@ def sweep(
     At step g, query i starts at the first tier s with ``start_score[i, s] >= start_thr[g, s]``, else at the
     reference. From s upward each tier j is paid; a cheap tier with ``accept_score[i, s, j] >= accept_thr[g,
     j]`` is served, else the next one is asked. A tier whose two thresholds are both ``+inf`` is dropped:
-    neither called nor paid. The reference tier always serves. NaN scores never clear a threshold.
+    neither called nor paid. A tier whose answer failed is paid, and the query goes straight to the reference.
+    The reference tier always serves. NaN scores never clear a threshold.
 
     Parameters
     ----------
@@ -110,6 +112,8 @@ def sweep(
         float64 [G, K-1].
     cost
         float64 [n, K], US dollars of calling each tier.
+    failed
+        bool [n, K-1], answers that serving takes for a failure; none when None.
     engine
         ``"auto"`` takes numba when it is installed.
 
@@ -131,11 +135,14 @@ def sweep(
         for array in (start_score, accept_score, start_thr, accept_thr, cost)
     )
     _check_sweep(start_score, accept_score, start_thr, accept_thr, cost)
+    broken = np.zeros(start_score.shape, np.uint8) if failed is None else np.ascontiguousarray(failed, np.uint8)
+    if broken.shape != start_score.shape:
+        raise InputError(f"failed has shape {broken.shape}; {start_score.shape} fits the scores.")
     shape = (len(start_thr), len(cost))
     served = np.empty(shape, dtype=np.int8)
     total = np.empty(shape)
     run = _compiled_sweep() if _use_numba(engine) else _sweep_numpy
-    run(start_score, accept_score, start_thr, accept_thr, cost, served, total)
+    run(start_score, accept_score, start_thr, accept_thr, cost, broken, served, total)
     return served, total
 
 
@@ -224,6 +231,7 @@ def _sweep_numpy(
     start_thr: Floats,
     accept_thr: Floats,
     cost: Floats,
+    failed: NDArray[np.uint8],
     served: NDArray[np.int8],
     total: Floats,
 ) -> None:
@@ -241,6 +249,9 @@ def _sweep_numpy(
                 continue
             here = np.flatnonzero(waiting & (start <= j))
             total[g, here] += cost[here, j]
+            lost = failed[here, j] > 0
+            start[here[lost]] = reference
+            here = here[~lost]
             taken = here[accept_score[here, start[here], j] >= accept_thr[g, j]]
             served[g, taken] = j
             waiting[taken] = False
@@ -253,6 +264,7 @@ def _sweep_loop(
     start_thr: Floats,
     accept_thr: Floats,
     cost: Floats,
+    failed: NDArray[np.uint8],
     served: NDArray[np.int8],
     total: Floats,
 ) -> None:
@@ -270,6 +282,8 @@ def _sweep_loop(
                 if start_thr[g, j] == np.inf and accept_thr[g, j] == np.inf:
                     continue
                 paid += cost[i, j]
+                if failed[i, j]:
+                    break
                 if accept_score[i, start, j] >= accept_thr[g, j]:
                     answer = j
                     break
@@ -308,5 +322,6 @@ def _compiled_sweep() -> Callable[..., None]:
     from numba import types
 
     floats2, floats3 = (types.Array(types.float64, d, "C", readonly=True) for d in (2, 3))
+    failed = types.Array(types.uint8, 2, "C", readonly=True)
     served, total = (types.Array(t, 2, "C") for t in (types.int8, types.float64))
-    return _jit(_sweep_loop, types.void(floats2, floats3, floats2, floats2, floats2, served, total))
+    return _jit(_sweep_loop, types.void(floats2, floats3, floats2, floats2, floats2, failed, served, total))

@@ -4,7 +4,6 @@ A policy path is a one-parameter family of policies, from "always the reference"
 `Policy` is such a path with the step that was certified. Source: METHOD.md 2.2 step 4, 2.10, 2.11.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -86,7 +85,7 @@ class Policy:
         """The next tier up that this policy ever calls."""
         cheap = self.start.shape[1]
         for k in range(tier + 1, cheap):
-            if not (math.isinf(self.start[self.step, k]) and math.isinf(self.accept[self.step, k])):
+            if not np.isposinf((self.start[self.step, k], self.accept[self.step, k])).all():
                 return k
         return int(cheap)
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Decision", "Router", "Scopes", "Start", "estimate_tokens"]
 
+_WARNED = 1_000
+"""Unknown tasks remembered as warned about; a caller who makes up names must not fill the memory."""
+
 _CHARACTERS_PER_TOKEN = 4
 
 
@@ -71,7 +74,7 @@ class Decision:
     reason: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Router:
     """A loaded bundle, ready to decide. Stateless but for the tasks it has warned about; safe across threads."""
 
@@ -83,6 +86,10 @@ class Router:
     certificates: Mapping[tuple[str, str], Certificate]
     _warned: set[str] = field(default_factory=set, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    def __repr__(self) -> str:
+        names, tasks = list(self.portfolio.names), list(self.scopes.subtasks)
+        return f"Router(bundle={self.bundle_id[:12]!r}, tiers={names}, tasks={tasks})"
 
     @classmethod
     def load(cls, path: str | Path) -> "Router":
@@ -115,7 +122,7 @@ class Router:
             ``"cascade"`` or ``"route_only"``.
         """
         last, reference = len(self.portfolio.tiers) - 1, self.portfolio.reference.name
-        view = self.scopes.resolve(task)
+        view = self.scopes.resolve(task or None)
         if view is None:
             self._warn(str(task))
             reason = f"task {task!r} was never calibrated; sent to {reference}"
@@ -254,7 +261,8 @@ class Router:
         with self._lock:
             if task in self._warned:
                 return
-            self._warned.add(task)
+            if len(self._warned) < _WARNED:
+                self._warned.add(task)
         warnings.warn(
             f"task {task!r} was never calibrated (known: {', '.join(self.scopes.subtasks)}); "
             "its queries go to the reference tier",

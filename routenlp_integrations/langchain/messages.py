@@ -28,7 +28,17 @@ _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
     (FunctionMessage, "tool"),
 )
 _OTHER_ROLES = {"user": "human", "assistant": "ai", "developer": "system"}
-_STRUCTURE = {"tools": "tools are", "functions": "functions are", "response_format": "structured output is"}
+_STRUCTURE = {
+    "tools": "tools are",
+    "tool_choice": "a tool is",
+    "functions": "functions are",
+    "function_call": "a function is",
+    **dict.fromkeys(
+        ("response_format", "response_mime_type", "response_schema", "guided_json", "json_schema", "format", "text"),
+        "structured output is",
+    ),
+}
+"""Call arguments, under the names providers give them, that ask for something else than text."""
 _FILTERED = frozenset({"content_filter", "safety"})
 
 
@@ -60,7 +70,9 @@ def departure(messages: Sequence[BaseMessage], params: Mapping[str, Any]) -> str
         if params.get(name):
             return f"{told} asked for, which calib did not have"
     for message in messages:
-        blocks = message.content if isinstance(message, HumanMessage) else ""
+        if getattr(message, "tool_calls", None) or isinstance(message, ToolMessage | FunctionMessage):
+            return "the conversation holds tool calls, which calib did not have"
+        blocks = message.content
         for block in blocks if isinstance(blocks, list) else ():
             kind = block.get("type", "other") if isinstance(block, dict) else "text"
             if kind != "text":

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from router_core.bundle import Bundle, candidate_parts, check_output, parts_id
+from router_core.bundle import Bundle, candidate_parts, earlier_keys, parts_id
 from router_core.errors import InputError
 from router_core.fitting.candidates import Goal
 from router_core.fitting.certify import Candidate, candidate_of, certify
@@ -62,8 +62,7 @@ def calibrate(
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.load(bundle)
-    if out is not None:
-        check_output(Path(out))
+    earlier = None if out is None else earlier_keys(out)
     given = {"risk": risk, "alpha": alpha, "delta": delta, "certify_by": certify_by, "simultaneous": simultaneous}
     before = {name: bundle.settings[name] for name in FitSettings.__dataclass_fields__ if name in bundle.settings}
     settings = FitSettings(**{**before, **{name: value for name, value in given.items() if value is not None}})
@@ -78,8 +77,8 @@ def calibrate(
     )
     mine = np.unique(hash_keys([prepared.records.group[i] for i in prepared.calib_all.tolist()]))
     keys = bundle.keys
-    if out is not None and (Path(out) / "manifest.json").is_file():
-        keys = keys.merged(Bundle.load(out).keys)
+    if earlier is not None:
+        keys = keys.merged(earlier)
     shown = certify(candidate, prepared.records, prepared.calib, keys.used(mine) + 1, progress)
     made = Bundle(
         bundle.portfolio,

@@ -60,6 +60,10 @@ class ScoreTable:
         uint8 [n, K].
     quality
         float64 [n, K].
+    failed
+        bool [n, K-1], answers that are blank: serving sends such a query to the reference tier.
+    missing
+        bool [n, K-1], answers or signals the records lack although they can be judged.
     """
 
     risk: Floats
@@ -70,6 +74,8 @@ class ScoreTable:
     cost: Floats
     bad: NDArray[np.uint8]
     quality: Floats
+    failed: NDArray[np.bool_]
+    missing: NDArray[np.bool_]
 
     def take(self, rows: NDArray[np.intp]) -> ScoreTable:
         """The given rows."""
@@ -83,12 +89,30 @@ class ScoreTable:
             self.cost[rows],
             self.bad[rows],
             self.quality[rows],
+            self.failed[rows],
+            self.missing[rows],
         )
 
     def scored_by(self, risk: Floats) -> ScoreTable:
         """The same rows under a rival's P(bad), float64 [n, K-1], that decides before generating."""
         unjudged = (False,) * risk.shape[1]
-        return replace(self, risk=risk, after={}, judged=unjudged)
+        return replace(self, risk=risk, after={}, judged=unjudged, missing=np.zeros_like(self.missing))
+
+    def at_worst(self, policy: Policy) -> ScoreTable:
+        """The same rows with every doubt counted against the policy.
+
+        A row that lacks an answer or a signal the policy would judge is taken to be accepted at once, bad and
+        worthless: nobody knows what serving, which has them, would do with it.
+        """
+        judged = [tier for tier in policy.called if self.judged[tier] and policy.name == CASCADE]
+        unknown = self.missing[:, judged].any(axis=1) if policy.ordering != "coin" else np.zeros(len(self.risk), bool)
+        if not unknown.any():
+            return self
+        cheap, last = np.arange(self.cost.shape[1]) < self.cost.shape[1] - 1, np.finfo(np.float64).max
+        bad, quality, failed = self.bad.copy(), self.quality.copy(), self.failed.copy()
+        bad[np.ix_(unknown, cheap)], quality[np.ix_(unknown, cheap)], failed[unknown] = 1, 0.0, False
+        after = {key: np.where(unknown, np.array([[-last], [1.0]]), value) for key, value in self.after.items()}
+        return replace(self, bad=bad, quality=quality, failed=failed, after=after)
 
     def scores(self, policy: Policy) -> tuple[Floats, Floats]:
         """Start scores [n, K-1] and accept scores [n, K-1, K-1] of a policy, as `kernels.sweep` takes them."""
@@ -106,7 +130,7 @@ class ScoreTable:
 
     def replay(self, policy: Policy) -> tuple[NDArray[np.int8], Floats]:
         """Served tier [G, n] and cost [G, n] of every step of a path."""
-        return sweep(*self.scores(policy), policy.start, policy.accept, self.cost)
+        return sweep(*self.scores(policy), policy.start, policy.accept, self.cost, self.failed)
 
     def outcomes(self, policy: Policy) -> tuple[Served, Floats]:
         """What every step of a path serves, as `router_core.risks` tests it, and its cost [G, n]."""
@@ -184,7 +208,7 @@ def best_path(table: ScoreTable, paths: Iterable[Policy], n: int, goal: Goal) ->
     best: tuple[float, Policy, Served, Floats] | None = None
     by_scale: dict[str, float] = {}
     for policy in paths:
-        served, cost = table.outcomes(policy)
+        served, cost = table.at_worst(policy).outcomes(policy)
         steps = cost.mean(axis=1)
         expected = expected_cost(goal.risk, served, steps, n, goal.alpha, goal.delta, goal.seed)
         by_scale[policy.scale] = min(expected, by_scale.get(policy.scale, np.inf))
@@ -265,16 +289,19 @@ def _thresholds(
     start = np.full((_STEPS + 1, probe.start.shape[1]), np.inf)
     accept = start.copy()
     best = 1.0 if probe.ordering == "confidence" else 0.0
+    # A path begins where every tier of its set may serve: the answers tried before a tier are then the same at every
+    # step, and so is the evidence.
+    begun = ~np.any([np.isposinf(levels[tier]) for tier in called], axis=0)
     for tier in called:
-        mine = levels[tier]
+        mine = np.where(begun, levels[tier], np.inf)
         if early is None:
-            start[1:, tier], accept[1:, tier] = mine, -np.inf
+            start[1:, tier], accept[1:, tier] = mine, np.where(begun, -np.inf, np.inf)
             continue
-        accept[1:, tier] = mine if judged[tier] else -np.inf
+        accept[1:, tier] = mine if judged[tier] else np.where(begun, -np.inf, np.inf)
         # best - score is a risk; a query may look `early` times riskier than an answer that would be served.
-        # A tier that could not be served yet is not called.
-        allowed = -np.inf if np.isinf(early) else best - early * (best - mine)
-        start[1:, tier] = np.where(np.isposinf(mine), np.inf, allowed)
+        with np.errstate(invalid="ignore"):
+            allowed = -np.inf if np.isinf(early) else best - early * (best - mine)
+        start[1:, tier] = np.where(begun, allowed, np.inf)
     return replace(probe, start=start, accept=accept)
 
 

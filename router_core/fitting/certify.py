@@ -129,8 +129,11 @@ def baseline_table(
 
 
 def path_outcome(table: ScoreTable, path: Policy, plan: Plan, risk: str, alpha: float, delta: float) -> PathResult:
-    """Walk one path over already drawn calibration rows: no grouping, no use count."""
-    return certify_served(risk, table.outcomes(path)[0], plan, alpha, delta)
+    """Walk one path over already drawn calibration rows: no grouping, no use count.
+
+    Rows that lack an answer or a signal count as bad (`ScoreTable.at_worst`).
+    """
+    return certify_served(risk, table.at_worst(path).outcomes(path)[0], plan, alpha, delta)
 
 
 def in_betting_order(records: Records, rows: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -197,7 +200,7 @@ def certify(
                 minimum_n=least,
                 calib_sha256=ids,
                 use_count=uses,
-                notes=_notes(candidate.scopes, scope),
+                notes=(*_notes(candidate.scopes, scope), *_gaps(table, path)),
             )
     return shown
 
@@ -206,6 +209,14 @@ def _hidden(candidate: Candidate, records: Records, rows: NDArray[np.intp]) -> N
     embed = candidate.scorer.encoder.embed
     vectors = [embed(records.prompt[i]) for i in rows.tolist()]
     return np.stack(vectors) if vectors else np.zeros((0, candidate.scorer.encoder.hidden_size))
+
+
+def _gaps(table: ScoreTable | None, path: Policy) -> tuple[str, ...]:
+    if table is None or path.name in BASELINES:
+        return ()
+    called = [tier for tier in path.called if table.judged[tier]]
+    unknown = int(table.missing[:, called].any(axis=1).sum())
+    return (f"{unknown} items lack an answer or a signal that serving has, and count as bad",) if unknown else ()
 
 
 def _notes(scopes: Scopes, scope: str) -> tuple[str, ...]:

@@ -127,7 +127,7 @@ def _fit_tier(
     vectors: list[NDArray[np.float32]] = []
     index: list[int] = []
     for tried in tried_sets:
-        for i, item in enumerate(known[tier, tried]):
+        for i, item in enumerate(known.get((tier, tried), ())):
             if item is None:
                 continue
             vector = blank.features(rows.prompts[i], rows.predictions[i], rows.labels[i], item)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router_core.bundle import Bundle, KeyLedger, candidate_parts, check_output, parts_id
+from router_core.bundle import Bundle, candidate_parts, earlier_keys, parts_id
 from router_core.claim import check_levels, check_risk
 from router_core.encoder import EncoderTrainer
 from router_core.errors import InputError
@@ -21,7 +21,7 @@ from router_core.fitting.certify import Candidate, certify
 from router_core.fitting.fitter import Fitter
 from router_core.fitting.static import StaticTrainer
 from router_core.fitting.tables import Progress
-from router_core.keys import check_disjoint, hash_keys
+from router_core.keys import KeyLedger, check_disjoint, hash_keys
 from router_core.portfolio import Portfolio, Tier, derive_prices
 from router_core.records import Records, choose_tiers, read_records
 from router_core.scopes import ALL, CERTIFY_BY, CertifyBy, Scopes
@@ -70,6 +70,9 @@ class FitSettings:
         if self.simultaneous and self.risk == "expectation":
             msg = "a claim in expectation has no delta to divide, so simultaneous does not apply; leave one of them out"
             raise InputError(msg)
+        if not 0 <= self.seed < 2**32:
+            msg = f"seed = {self.seed} must lie between 0 and {2**32 - 1}"
+            raise InputError(msg)
         if not 0.0 <= self.tolerance < 1.0:
             msg = f"tolerance = {self.tolerance} must lie in [0, 1)"
             raise InputError(msg)
@@ -115,15 +118,15 @@ def fit(
         When records, portfolio or settings are wrong.
     """
     settings = settings or FitSettings()
-    if out is not None:
-        check_output(Path(out))
+    earlier = None if out is None else earlier_keys(out)
     if not isinstance(records, Records):
         records = read_records(records, portfolio)
-    prepared, drops, chosen = _prepare(records, tiers)
+    prepared, drops = _prepare(records, tiers)
     work = Fitter(prepared, settings, (trainers or [StaticTrainer()])[0], progress)
     candidate = work.candidate()
-    priced, basis = _portfolio(records.for_models(chosen), portfolio)
-    keys = _keys(prepared, Path(out) if out is not None else None)
+    learned = np.union1d(prepared.train, prepared.tune)
+    priced, basis = _portfolio(prepared.records.take(learned), portfolio)
+    keys = _keys(prepared, earlier)
     uses = keys.used(_calib_keys(prepared)) + 1
     told = told_of(settings, candidate, _train_means(prepared, candidate.scopes))
     opaque = {**candidate.baselines.parts(), **work.tuned.parts()}
@@ -164,11 +167,10 @@ def told_of(settings: FitSettings, candidate: Candidate, train_means: Any) -> di
     }
 
 
-def _prepare(records: Records, tiers: Sequence[str] | None) -> tuple[Prepared, Any, tuple[str, ...]]:
+def _prepare(records: Records, tiers: Sequence[str] | None) -> tuple[Prepared, Any]:
     prepared = prepare(records)
     chosen = choose_tiers(prepared.records, np.union1d(prepared.train, prepared.tune), tiers)
-    prepared, drops = prepared.complete(chosen)
-    return prepared, drops, chosen
+    return prepared.complete(chosen)
 
 
 def _portfolio(records: Records, given: Portfolio | None) -> tuple[Portfolio, dict[str, str]]:
@@ -185,7 +187,7 @@ def _portfolio(records: Records, given: Portfolio | None) -> tuple[Portfolio, di
     return Portfolio(tuple(tiers)), basis
 
 
-def _keys(prepared: Prepared, out: Path | None) -> KeyLedger:
+def _keys(prepared: Prepared, earlier: KeyLedger | None) -> KeyLedger:
     records = prepared.records
     # The group's name depends on which records came together; a query's own key does not, so both are kept.
     train, tune = (
@@ -193,8 +195,7 @@ def _keys(prepared: Prepared, out: Path | None) -> KeyLedger:
         for rows in (prepared.train, prepared.tune)
     )
     check_disjoint(train=train, tune=tune, calib=_calib_keys(prepared))
-    if out is not None and out.exists() and any(out.iterdir()):
-        earlier = Bundle.load(out).keys
+    if earlier is not None:
         return KeyLedger(train, tune, earlier.calib, earlier.uses)
     return KeyLedger(train, tune, np.zeros(0, np.uint64), np.zeros(0, np.int64))
 

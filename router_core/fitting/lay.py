@@ -71,12 +71,13 @@ class Tuned:
             "cost": first.cost,
             "bad": first.bad,
             "quality": first.quality,
+            "failed": first.failed,
         }
         text: dict[str, Any] = {"labels": [list(label) for label in names], "kinds": {}}
         for kind, table in sorted(self.tables.items()):
             keys = sorted(table.after)
             text["kinds"][kind] = {"judged": list(table.judged), "after": [[t, list(tried)] for t, tried in keys]}
-            arrays |= {f"{kind}.risk": table.risk, f"{kind}.saving": table.saving}
+            arrays |= {f"{kind}.risk": table.risk, f"{kind}.saving": table.saving, f"{kind}.missing": table.missing}
             arrays |= {f"{kind}.after{i}": table.after[key] for i, key in enumerate(keys)}
         if sum(array.nbytes for array in arrays.values()) > _LARGEST:
             return {}
@@ -100,6 +101,8 @@ class Tuned:
                 arrays["cost"],
                 arrays["bad"],
                 arrays["quality"],
+                arrays["failed"],
+                arrays[f"{kind}.missing"],
             )
         names = [(str(task), str(subtask)) for task, subtask in text["labels"]]
         return cls(tables, arrays["neighbours"], [names[i] for i in arrays["label"].tolist()])
@@ -187,6 +190,8 @@ def concatenate(parts: Sequence[ScoreTable]) -> ScoreTable:
         np.concatenate([part.cost for part in parts]),
         np.concatenate([part.bad for part in parts]),
         np.concatenate([part.quality for part in parts]),
+        np.concatenate([part.failed for part in parts]),
+        np.concatenate([part.missing for part in parts]),
     )
 
 

@@ -137,4 +137,11 @@ def score_table(
         for tried in sets:
             if judged[tier]:
                 after.setdefault((tier, tried), np.full((2, n), np.nan))
-    return ScoreTable(risk, saving, toss, after, judged, records.cost[rows], bad[rows], records.quality[rows])
+    failed, missing = np.zeros((n, cheap), bool), np.zeros((n, cheap), bool)
+    for r, i in enumerate(rows.tolist()):
+        failed[r] = [text is not None and not text.strip() for text in records.response[i][:-1]]
+    for (tier, _), values in after.items():
+        missing[:, tier] |= np.isnan(values[0]) & ~failed[:, tier]
+    return ScoreTable(
+        risk, saving, toss, after, judged, records.cost[rows], bad[rows], records.quality[rows], failed, missing
+    )

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from router_core import BundleError, InputError, Router
 from router_core.arrays import dump_json, sha256
-from router_core.bundle import MANIFEST, Bundle, KeyLedger
+from router_core.bundle import Bundle
 from router_core.fitting import fit
+from router_core.folder import MANIFEST
+from router_core.keys import KeyLedger
 
 
 @pytest.fixture
