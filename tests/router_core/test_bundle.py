@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,8 @@ def test_reader_without_hashes_would_miss_it(copy: Path) -> None:
     with pytest.raises(BundleError, match="changed after it was certified"):
         Bundle.load(copy)
     parts = json.loads((copy / MANIFEST).read_bytes())["parts"]
-    _reseal(copy, {"parts": parts | {"report.json": sha256((copy / "report.json").read_bytes())}})
+    parts |= {"report.json": sha256((copy / "report.json").read_bytes())}
+    _reseal(copy, {"parts": parts, "id": sha256(dump_json(parts))})
     assert Bundle.load(copy).report["source"] == "forged"
 
 
@@ -95,6 +97,46 @@ def test_newer_schema(copy: Path) -> None:
     _reseal(copy, {"schema": 2})
     with pytest.raises(BundleError, match="upgrade routenlp"):
         Bundle.load(copy)
+
+
+def test_parts_must_fit_together(copy: Path, small_bundle: Path) -> None:
+    """Correct hashes are not enough: id, candidate and route text are compared; a gap is a sentence, no traceback."""
+    _reseal(copy, {"route_text": 99})
+    with pytest.raises(BundleError, match="route text 99"):
+        Bundle.load(copy)
+    _reseal(copy, {"route_text": 1, "id": "0" * 64})
+    with pytest.raises(BundleError, match="not that of its parts"):
+        Bundle.load(copy)
+    shown = json.loads((small_bundle / "certificates.json").read_bytes())
+    for changed, message in ((shown | {"candidate": "0" * 64}, "another candidate"), ({}, "fit together")):
+        content = dump_json(changed)
+        (copy / "certificates.json").write_bytes(content)
+        parts = json.loads((small_bundle / MANIFEST).read_bytes())["parts"] | {"certificates.json": sha256(content)}
+        _reseal(copy, {"parts": parts, "id": sha256(dump_json(parts))})
+        with pytest.raises(BundleError, match=message):
+            Bundle.load(copy)
+
+
+def test_killed_between_two_renames(small_bundle: Path, tmp_path: Path) -> None:
+    """A writer killed after it moved the old bundle aside loses nothing: the next reader puts it back."""
+    aside = tmp_path / ".b.old.x1y2" / "b"
+    aside.parent.mkdir()
+    shutil.copytree(small_bundle, aside)
+    assert Bundle.load(tmp_path / "b").id == Bundle.load(small_bundle).id
+    assert [item.name for item in tmp_path.iterdir()] == ["b"]
+
+
+def test_output_is_checked_before_the_work(tmp_path: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in the way, a damaged bundle and the current folder are refused before anything is fitted."""
+    (tmp_path / "file").write_text("x")
+    damaged = Path(shutil.copytree(small_bundle, tmp_path / "damaged"))
+    (damaged / "keys.npz").write_bytes(b"")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys.modules["router_core.fitting.fit"], "Fitter", None)
+    for out, error in (("file/b", InputError), ("damaged", BundleError), ("here", InputError)):
+        with pytest.raises(error):
+            fit(small_records(), out=tmp_path / out)
 
 
 def test_not_a_bundle(tmp_path: Path) -> None:

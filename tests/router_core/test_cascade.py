@@ -119,6 +119,21 @@ def test_names_must_match(router: Router) -> None:
         Cascade(router, {"small": _says("x"), "big": _says("x")})
 
 
+@pytest.mark.parametrize("odd", [None, 5, Answer(None), {"text": "x"}])  # type: ignore[arg-type]
+def test_odd_returns_are_failures(router: Router, easy: str, odd: Any) -> None:
+    """A tier that returns no text has failed; the query goes to the reference."""
+    route = Cascade(router, _tiers(small=lambda _: odd)).run(easy, "mood")
+    assert route.tier == "large"
+    assert not route.attempts[0].accepted
+
+
+@pytest.mark.parametrize("option", ["policy", "on_failure", "on_reference_failure"])
+def test_options_are_checked(router: Router, option: str) -> None:
+    """A misspelt option is refused when the cascade is made, not when a tier fails."""
+    with pytest.raises(InputError, match=option):
+        Cascade(router, _tiers(), **{option: "refernce"})
+
+
 @pytest.mark.parametrize("policy", [CASCADE, ROUTE_ONLY])
 def test_async_equals_sync(router: Router, policy: str) -> None:
     """Both drivers walk the same way, for plain and async tiers."""
