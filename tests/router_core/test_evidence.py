@@ -1,6 +1,7 @@
 """The one evidence function: pure, total, and equal for replayed and live answers."""
 
 import math
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -82,3 +83,13 @@ def test_strange_texts(text: str) -> None:
     """Nothing a user or a model can write breaks the evidence."""
     found = evidence(text, text, {"a": text})
     assert all(math.isfinite(value) for value in found.answer)
+
+
+@pytest.mark.parametrize("loop", ["\n", "\t", " ", "*", "`", "a: ", '"answer": '])
+def test_looping_answers(loop: str) -> None:
+    """A looping model's answer is read in milliseconds; the gate is a hundred times that (unbounded patterns took 450)."""
+    answer = "answer is" + loop * (5_900 // len(loop))
+    began = time.perf_counter()
+    found = evidence("prompt", answer, {})
+    assert time.perf_counter() - began < 0.25
+    assert all(map(math.isfinite, found.answer))
