@@ -9,68 +9,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from router_core.arrays import dump_arrays, dump_json, load_arrays, load_json, sha256
 from router_core.claim import Certificate
 from router_core.encoder import load_encoder
 from router_core.errors import BundleError, InputError
+from router_core.keys import KeyLedger
 from router_core.policy import Policy
 from router_core.portfolio import Portfolio
 from router_core.route_text import ROUTE_TEXT_VERSION
 from router_core.scopes import Scopes
 from router_core.scoring import Scorer
 
-__all__ = ["SCHEMA", "Bundle", "KeyLedger", "check_output"]
+__all__ = ["SCHEMA", "Bundle", "check_output"]
 
 SCHEMA = 1
 """Schema this version writes; it reads this and one older."""
 
 MANIFEST = "manifest.json"
 _OPAQUE = ("baseline", "tuned")
-
-
-@dataclass(frozen=True, eq=False)
-class KeyLedger:
-    """64-bit hashes of the group keys a bundle has used, so that calib is never used twice unnoticed.
-
-    Attributes
-    ----------
-    train, tune, calib
-        uint64, sorted.
-    uses
-        int64, how many times each calib key has been used to certify, in the order of `calib`.
-    """
-
-    train: NDArray[np.uint64]
-    tune: NDArray[np.uint64]
-    calib: NDArray[np.uint64]
-    uses: NDArray[np.int64]
-
-    def used(self, keys: NDArray[np.uint64]) -> int:
-        """How many times any of these calib keys has been used before."""
-        if not len(self.calib):
-            return 0
-        hits = self.uses[np.isin(self.calib, keys)]
-        return int(hits.max(initial=0))
-
-    def with_calib(self, keys: NDArray[np.uint64]) -> "KeyLedger":
-        """The ledger after these calib keys have been used once more."""
-        every = np.union1d(self.calib, keys)
-        uses = np.zeros(len(every), np.int64)
-        uses[np.searchsorted(every, self.calib)] += self.uses
-        uses[np.searchsorted(every, np.unique(keys))] += 1
-        return KeyLedger(self.train, self.tune, every, uses)
-
-    def merged(self, other: "KeyLedger") -> "KeyLedger":
-        """The ledger with the calib keys of another one; a key in both keeps the larger count."""
-        every = np.union1d(self.calib, other.calib)
-        uses = np.zeros(len(every), np.int64)
-        for ledger in (self, other):
-            at = np.searchsorted(every, ledger.calib)
-            uses[at] = np.maximum(uses[at], ledger.uses)
-        return KeyLedger(self.train, self.tune, every, uses)
 
 
 @dataclass(frozen=True, eq=False)

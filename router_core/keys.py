@@ -8,13 +8,56 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router_core.errors import InputError
 
-__all__ = ["check_disjoint", "hash_keys", "ids_sha256"]
+__all__ = ["KeyLedger", "check_disjoint", "hash_keys", "ids_sha256"]
+
+
+@dataclass(frozen=True, eq=False)
+class KeyLedger:
+    """64-bit hashes of the group keys a bundle has used, so that calib is never used twice unnoticed.
+
+    Attributes
+    ----------
+    train, tune, calib
+        uint64, sorted.
+    uses
+        int64, how many times each calib key has been used to certify, in the order of `calib`.
+    """
+
+    train: NDArray[np.uint64]
+    tune: NDArray[np.uint64]
+    calib: NDArray[np.uint64]
+    uses: NDArray[np.int64]
+
+    def used(self, keys: NDArray[np.uint64]) -> int:
+        """How many times any of these calib keys has been used before."""
+        if not len(self.calib):
+            return 0
+        hits = self.uses[np.isin(self.calib, keys)]
+        return int(hits.max(initial=0))
+
+    def with_calib(self, keys: NDArray[np.uint64]) -> KeyLedger:
+        """The ledger after these calib keys have been used once more."""
+        every = np.union1d(self.calib, keys)
+        uses = np.zeros(len(every), np.int64)
+        uses[np.searchsorted(every, self.calib)] += self.uses
+        uses[np.searchsorted(every, np.unique(keys))] += 1
+        return KeyLedger(self.train, self.tune, every, uses)
+
+    def merged(self, other: KeyLedger) -> KeyLedger:
+        """The ledger with the calib keys of another one; a key in both keeps the larger count."""
+        every = np.union1d(self.calib, other.calib)
+        uses = np.zeros(len(every), np.int64)
+        for ledger in (self, other):
+            at = np.searchsorted(every, ledger.calib)
+            uses[at] = np.maximum(uses[at], ledger.uses)
+        return KeyLedger(self.train, self.tune, every, uses)
 
 
 def ids_sha256(ids: Iterable[str]) -> str:
