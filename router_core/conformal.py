@@ -19,7 +19,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import inf, isinf, isnan, nextafter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -122,7 +122,7 @@ def acceptance_threshold(thr: float) -> float:
     float
         The next float64 above ``thr``; infinities stay as they are.
     """
-    return thr if np.isinf(thr) else float(np.nextafter(thr, np.inf))
+    return thr if isinf(thr) else nextafter(thr, inf)
 
 
 def minimum_bin(eps: float) -> int:

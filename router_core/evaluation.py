@@ -226,7 +226,8 @@ class _Evaluation:
 
     def _random_mix(self, found: _Replayed, scope: str | None, cost: NDArray[np.float64]) -> Outcome:
         """The best two-tier coin mix, by train means, that costs what routenlp costs."""
-        means = self.bundle.settings["train_means"][scope or "overall"]
+        known = self.bundle.settings["train_means"]
+        means = known.get(scope or "overall", known["overall"])
         target = float(found.outcomes[CASCADE].cost.sum() / max(cost[:, -1].sum(), 1e-300)) * means[-1][1]
         best = (-1.0, 0, 0, 0.0)
         for low, (quality_low, cost_low) in enumerate(means):

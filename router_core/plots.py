@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from router_core.errors import MissingExtraError
+from router_core.promises import claimed, seen
 
 __all__ = ["plot_evaluation"]
 
@@ -251,30 +252,13 @@ def _cut(name: str) -> str:
 
 def _shown(certificate: Mapping[str, Any] | None, *, large: bool) -> str:
     if certificate is None:
-        return "each task has its own certificate"
+        return "no certificate of its own"
     if not large:
         verdict = "certified" if certificate["certified"] else "no certificate"
-        return f"{verdict}, {_counted(certificate)}"
-    levels = _levels(certificate)
+        return f"{verdict}, {seen(certificate)}"
     if not certificate["certified"]:
-        return f"no certificate at {levels}: n = {certificate['n']}"
-    return f"certified: {levels}, {_counted(certificate)} calibration items"
-
-
-def _counted(certificate: Mapping[str, Any]) -> str:
-    return f"{certificate['n']}" if certificate["bad"] is None else f"{certificate['bad']} bad of {certificate['n']}"
-
-
-def _levels(certificate: Mapping[str, Any]) -> str:
-    alpha, delta = certificate["alpha"], certificate["delta"]
-    if certificate["risk"] == "expectation":
-        return f"joint risk <= {alpha:g} in expectation"
-    bound = (
-        f"quality >= {1 - alpha:.6g}"
-        if certificate["risk"] == "retention"
-        else f"{certificate['risk']} risk <= {alpha:g}"
-    )
-    return f"{bound}, delta {delta:g}"
+        return f"no certificate at {claimed(certificate)}: n = {certificate['n']}"
+    return f"certified: {claimed(certificate)} ({seen(certificate)})"
 
 
 def _certified(claim: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
-"""What a bundle promises as a whole, beside the certificate of each scope."""
+"""What a bundle promises as a whole, beside the certificate of each scope, and a promise in few words."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from router_core.bundle import Bundle
@@ -9,7 +10,7 @@ from router_core.claim import Certificate
 from router_core.policy import CASCADE
 from router_core.scopes import ALL
 
-__all__ = ["claim_json", "overall_certificate"]
+__all__ = ["claim_json", "claimed", "overall_certificate", "seen"]
 
 
 def overall_certificate(bundle: Bundle) -> dict[str, Any] | None:
@@ -42,3 +43,18 @@ def claim_json(shown: Certificate) -> dict[str, Any]:
     """What was shown, under the keys of ``evaluate --json``."""
     keys = ("risk", "alpha", "delta", "n", "bad", "certified", "lower_bound")
     return {key: getattr(shown, key) for key in keys}
+
+
+def claimed(shown: Mapping[str, Any]) -> str:
+    """Risk and levels of a certificate, or of settings, in few words."""
+    alpha, sure = f"{shown['alpha']:g}", "" if shown["delta"] is None else f", confidence {1 - shown['delta']:.6g}"
+    if shown["risk"] == "retention":
+        return f"mean quality at least {1 - shown['alpha']:.6g} of the reference's{sure}"
+    if shown["risk"] == "expectation":
+        return f"joint risk at most {alpha} in expectation over calibration sets"
+    return f"{shown['risk']} risk at most {alpha}{sure}"
+
+
+def seen(shown: Mapping[str, Any]) -> str:
+    """What calib showed: bad answers of its items, or its items alone where none are counted."""
+    return f"n {shown['n']}" if shown["bad"] is None else f"{shown['bad']}/{shown['n']} bad"

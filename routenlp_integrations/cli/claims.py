@@ -1,9 +1,8 @@
-"""The options that say what is to be certified, shared by `fit` and `calibrate`, and a claim in few words."""
+"""The options that say what is to be certified, shared by `fit` and `calibrate`."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from routenlp_integrations.cli.output import warn
 from router_core.claim import check_risk
@@ -17,8 +16,6 @@ __all__ = [
     "RISK_HELP",
     "SIMULTANEOUS_HELP",
     "check_claim",
-    "claimed",
-    "seen",
 ]
 
 RISK_HELP = (
@@ -48,18 +45,3 @@ def check_claim(risk: str | None, delta: float | None, certify_by: str | None) -
     if risk == "expectation" and delta is not None:
         warn("--delta is not used: --risk expectation holds on average over calibration sets", UserWarning, "", 0)
         sys.stderr.flush()
-
-
-def claimed(shown: dict[str, Any]) -> str:
-    """Risk and levels of a certificate, or of settings, in few words."""
-    alpha, sure = f"{shown['alpha']:g}", "" if shown["delta"] is None else f", confidence {1 - shown['delta']:.6g}"
-    if shown["risk"] == "retention":
-        return f"mean quality at least {1 - shown['alpha']:.6g} of the reference's{sure}"
-    if shown["risk"] == "expectation":
-        return f"joint risk at most {alpha} in expectation over calibration sets"
-    return f"{shown['risk']} risk at most {alpha}{sure}"
-
-
-def seen(shown: dict[str, Any]) -> str:
-    """What calib showed: bad answers of its items, or its items alone where none are counted."""
-    return f"n {shown['n']}" if shown["bad"] is None else f"{shown['bad']}/{shown['n']} bad"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from routenlp_integrations.cli.claims import claimed
 from routenlp_integrations.cli.summary import POLICIES, cost_sentence
+from router_core.promises import claimed
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from routenlp_integrations.cli.claims import claimed, seen
 from routenlp_integrations.cli.output import STDOUT, console, write_json
+from router_core.promises import claimed, seen
 
 __all__ = ["route"]
 

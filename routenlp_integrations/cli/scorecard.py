@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from routenlp_integrations.cli.claims import claimed, seen
 from routenlp_integrations.cli.report import heading, percent, table
+from router_core.promises import claimed, seen
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -205,10 +205,12 @@ def _calib_keys(prepared: Prepared) -> NDArray[np.uint64]:
 
 
 def _train_means(prepared: Prepared, scopes: Scopes) -> dict[str, list[list[float]]]:
-    """Mean quality and cost per tier on train, for each task, each scope and overall."""
+    """Mean quality and cost per tier on train: overall, and for each task, leaf and masked scope of any cut."""
     records, rows = prepared.records, np.union1d(prepared.train, prepared.tune)
+    cuts = [Scopes(scopes.subtasks, by) for by in get_args(CertifyBy)]
+    names = dict.fromkeys(("overall", *scopes.subtasks, *(view.scope for cut in cuts for view in cut.views)))
     found = {}
-    for scope in dict.fromkeys(("overall", *scopes.subtasks, *(view.scope for view in scopes.views))):
+    for scope in names:
         mine = [i for i in rows.tolist() if _belongs(records.task[i], records.subtask[i], scope)]
         found[scope] = np.stack([records.quality[mine].mean(axis=0), records.cost[mine].mean(axis=0)], axis=1).tolist()
     return found

@@ -179,3 +179,13 @@ def test_key_ledger() -> None:
     assert ledger.used(np.array([2], np.uint64)) == 2
     assert ledger.used(np.array([1, 3], np.uint64)) == 1
     assert ledger.used(np.array([9], np.uint64)) == 0
+
+
+def test_ledgers_merge_by_the_larger_count() -> None:
+    """Calib keys of two ledgers are joined; a key in both keeps the larger count."""
+    none = np.zeros(0, np.uint64)
+    empty = KeyLedger(none, none, none, np.zeros(0, np.int64))
+    one = empty.with_calib(np.array([1, 2], np.uint64)).with_calib(np.array([2], np.uint64))
+    two = empty.with_calib(np.array([2, 3], np.uint64))
+    for merged in (one.merged(two), two.merged(one)):
+        assert dict(zip(merged.calib.tolist(), merged.uses.tolist(), strict=True)) == {1: 1, 2: 2, 3: 1}

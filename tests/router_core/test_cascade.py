@@ -9,7 +9,9 @@ import pytest
 from bundles import PORTFOLIO, TIERS, small_records
 
 from router_core import Answer, Cascade, InputError, Router, TierError
+from router_core.cascade import advance, walk
 from router_core.evaluation import evaluate
+from router_core.fitting import calibrate
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.splits import prepare
 
@@ -171,3 +173,34 @@ def test_replay_equals_evaluate(router: Router, small_bundle: Path) -> None:
         served.append(route.tier)
     assert sum(costs) / len(costs) == pytest.approx(report["cost"], rel=1e-15)
     assert {name: served.count(name) / len(served) for name in TIERS} == report["share"]
+
+
+@pytest.mark.parametrize(("risk", "outlives"), [("joint", True), ("expectation", True), ("selective", False),
+                                                ("retention", False)])  # fmt: skip
+def test_departures_by_kind_of_risk(risk: str, outlives: bool, small_bundle: Path) -> None:
+    """Straight to the reference tier: joint risk and its expectation survive; selective and retention do not."""
+    router = Router.from_bundle(calibrate(small_bundle, small_records(), risk=risk))
+    text = next(
+        text
+        for text, task in zip(small_records().prompt, small_records().task, strict=True)
+        if task == "mood" and Cascade(router, _tiers()).run(text, "mood").tier != "large"
+    )
+    normal = Cascade(router, _tiers()).run(text, "mood")
+    assert normal.certificate is not None
+    assert normal.certificate["risk"] == risk
+    tools = Answer("", 10, 5, covered="answer has tool calls, which calib did not have")
+    for small in (_raises, lambda _: tools, lambda _: ""):
+        route = Cascade(router, _tiers(small=small, medium=small)).run(text, "mood")
+        assert route.tier == "large"
+        assert (route.certificate is not None) == outlives
+        assert outlives or "outlives" in route.reason
+    start = router.force(text, "mood", CASCADE, "large", "tools are bound")
+    steps = walk(router, start)
+    assert advance(steps) == "large"
+    route = advance(steps, Answer("good", 10, 5))
+    assert not isinstance(route, str)
+    assert (route.certificate is not None) == outlives
+    # A query that the policy itself escalates, or starts at the reference, has not departed from it.
+    doubt = _tiers(small=_says("However, I am not sure"), medium=_says("Perhaps it might be mixed"))
+    routes = [Cascade(router, doubt).run(text, "mood") for text in small_records().prompt[::2]]
+    assert all(route.certificate is not None for route in routes)

@@ -87,7 +87,7 @@ def test_strange_texts(text: str) -> None:
 
 @pytest.mark.parametrize("loop", ["\n", "\t", " ", "*", "`", "a: ", '"answer": '])
 def test_looping_answers(loop: str) -> None:
-    """A looping model's answer is read in milliseconds; the gate is a hundred times that (unbounded patterns took 450)."""
+    """A looping answer is read in milliseconds; the gate is a hundred times that (unbounded patterns took 450)."""
     answer = "answer is" + loop * (5_900 // len(loop))
     began = time.perf_counter()
     found = evidence("prompt", answer, {})

@@ -47,7 +47,10 @@ def test_the_json_tells_what_the_bundle_holds(fitted: Fitted, records_file: Path
     path, told, _ = fitted
     bundle = Bundle.load(path)
     assert told["bundle"] == bundle.id
-    assert told["settings"] == {"risk": "joint", "alpha": 0.1, "delta": 0.1, "tolerance": 0.0, "seed": 0}
+    assert told["settings"] == {
+        "risk": "joint", "alpha": 0.1, "delta": 0.1, "tolerance": 0.0, "seed": 0,
+        "delta_each": 0.1, "certify_by": "task", "simultaneous": False,
+    }  # fmt: skip
     assert [tier["name"] for tier in told["tiers"]] == list(TIERS)
     assert told["reference"] == "large"
     assert told["records"] == str(records_file)

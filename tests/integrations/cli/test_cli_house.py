@@ -18,9 +18,24 @@ from routenlp_integrations.cli.app import app
 from routenlp_integrations.cli.progress import progress_bar
 from router_core.errors import InputError, MissingExtraError
 
-OFFERED = {
-    "fit": {"records", "out", "portfolio", "tiers", "risk", "alpha", "delta", "tolerance", "encoder", "seed", "json"},
+OFFERED: dict[str, set[str]] = {
+    "fit": {
+        "records",
+        "out",
+        "portfolio",
+        "tiers",
+        "risk",
+        "alpha",
+        "delta",
+        "tolerance",
+        "certify-by",
+        "simultaneous",
+        "encoder",
+        "seed",
+        "json",
+    },
     "evaluate": {"bundle", "records", "split", "json", "plot"},
+    "calibrate": {"bundle", "records", "out", "risk", "alpha", "delta", "certify-by", "simultaneous", "json"},
     "route": {"bundle", "text", "task", "json"},
     "inspect": {"bundle", "json"},
     "demo": {"out", "json"},
