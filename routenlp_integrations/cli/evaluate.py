@@ -49,6 +49,12 @@ def evaluate(
     screen = console(quiet=to_stdout)
     screen.print(f"Bundle {report['bundle'][:12]} on {report['n']} queries of split {split}", style="bold")
     screen.print(f"Costs: {cost_sentence(report.get('cost_basis'))}.")
+    if report["learned_from"]:
+        screen.print(
+            f"Careful: the bundle was trained or tuned on {report['learned_from']} of these queries; "
+            "figures on them are too good.",
+            style="bold",
+        )
     print_policies(screen, report)
     print_scopes(screen, report)
     print_router(screen, report)

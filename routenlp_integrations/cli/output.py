@@ -104,6 +104,8 @@ def check_target(path: Path | None, option: str, suffixes: tuple[str, ...] = ())
         raise InputError(f"{option} {path} is a folder; name a file in it")
     if not path.parent.is_dir():
         raise InputError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{option} {path}: the folder {path.parent} is not writable; name another file")
 
 
 def write_json(target: Path, value: Any) -> None:
