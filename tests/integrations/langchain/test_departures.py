@@ -24,7 +24,7 @@ CALL = {"name": "look_up", "args": {}, "id": "1", "type": "tool_call"}
 )
 def test_messages_that_calib_did_not_have(make: Make, easy: str, before: list[BaseMessage]) -> None:
     """Images in any message, and a history of tool calls, are departures whoever sent them."""
-    route = route_of(make().invoke([HumanMessage("hello"), *before, HumanMessage(easy)]))
+    route = route_of(make()[0].invoke([HumanMessage("hello"), *before, HumanMessage(easy)]))
     assert route["tier"] == "large"
     assert "calib did not have" in route["reason"]
     assert route["certificate"] is not None
@@ -43,7 +43,7 @@ def test_messages_that_calib_did_not_have(make: Make, easy: str, before: list[Ba
 )
 def test_arguments_that_calib_did_not_have(make: Make, easy: str, asked: dict[str, Any]) -> None:
     """Structured output and tools are recognised under the names providers give them."""
-    route = route_of(make().invoke(easy, **asked))
+    route = route_of(make()[0].invoke(easy, **asked))
     assert route["tier"] == "large"
     assert "calib did not have" in route["reason"]
 
@@ -51,5 +51,5 @@ def test_arguments_that_calib_did_not_have(make: Make, easy: str, asked: dict[st
 def test_plain_conversation_is_no_departure(make: Make, easy: str) -> None:
     """System text, earlier turns and text blocks are routed as usual."""
     messages = [SystemMessage("Be brief."), HumanMessage("hello"), AIMessage("hi")]
-    route = route_of(make().invoke([*messages, HumanMessage([{"type": "text", "text": easy}])]))
+    route = route_of(make()[0].invoke([*messages, HumanMessage([{"type": "text", "text": easy}])]))
     assert route["tier"] == "small"
