@@ -14,6 +14,7 @@ from router_core.errors import InputError
 
 __all__ = ["fit"]
 
+_PLAIN = ("auto", "static")
 _RISKS_TO_COME = ("selective", "retention", "expectation")
 
 
@@ -47,7 +48,22 @@ def fit(
     tolerance: Annotated[
         float, typer.Option(help="How far below the reference's quality (0 to 1) an answer may lie without being bad.")
     ] = 0.0,
-    encoder: Annotated[str, typer.Option(help="Encoder of the router: static, or auto (the best there is).")] = "auto",
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="Encoder of the router: static, auto (the best there is), minilm (the packaged sentence encoder), "
+            "or a folder or hub id of another one."
+        ),
+    ] = "auto",
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="Train the top layer of the sentence encoder too; slow.")
+    ] = False,
+    preferences: Annotated[
+        Path | None,
+        typer.Option(
+            help="Preference records to learn from: query_id, task, prompt, winner, loser (.jsonl, .csv, .parquet)."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random, a whole number.")] = 0,
     json_file: Annotated[
         Path | None,
@@ -55,7 +71,7 @@ def fit(
     ] = None,
 ) -> None:
     """Fit a router on logged records, certify it, and write the bundle."""
-    _check_choices(risk, encoder)
+    _check_choices(risk, encoder, finetune=finetune, preferences=preferences)
     check_target(json_file, "--json")
     need_fit("fit a router")
     from routenlp_integrations.cli.report import print_certificates, print_missing, print_origin, print_tiers
@@ -64,6 +80,10 @@ def fit(
     from router_core.fitting.fit import FitSettings
     from router_core.fitting.fit import fit as fit_bundle
     from router_core.portfolio import Portfolio
+    from router_core.records import read_records
+
+    if encoder not in _PLAIN:
+        from routenlp_integrations.cli.encoders import transformer_trainer
 
     settings = FitSettings(alpha, delta, tolerance, seed)
     names = None if tiers is None else [name.strip() for name in tiers.split(",") if name.strip()]
@@ -71,7 +91,11 @@ def fit(
     to_stdout = str(json_file) == STDOUT
     began = time.perf_counter()
     with progress_bar(silent=to_stdout) as progress:
-        bundle = fit_bundle([*records], out=out, portfolio=prices, tiers=names, settings=settings, progress=progress)
+        read = read_records([*records], prices)
+        trainers = [] if encoder in _PLAIN else [transformer_trainer(encoder, finetune, preferences, read, progress)]
+        bundle = fit_bundle(
+            read, out=out, portfolio=prices, tiers=names, settings=settings, trainers=trainers, progress=progress
+        )
     summary = summarise(bundle, str(out))
     for shown in summary["certificates"]:
         shown["allowed"] = allowed_bad(shown["n"], shown["alpha"], shown["delta"])
@@ -87,13 +111,14 @@ def fit(
         write_json(json_file, {**summary, "seconds": round(seconds, 3)})
 
 
-def _check_choices(risk: str, encoder: str) -> None:
+def _check_choices(risk: str, encoder: str, *, finetune: bool, preferences: Path | None) -> None:
     if risk in _RISKS_TO_COME:
         raise InputError(f"--risk {risk} is not in this version; it certifies the joint risk only, so use --risk joint")
     if risk != "joint":
         raise InputError(f"--risk {risk!r} is unknown; use --risk joint")
-    if encoder not in ("auto", "static"):
-        raise InputError(f"--encoder {encoder} is not in this version; use --encoder static, or auto")
+    if encoder in _PLAIN and (finetune or preferences is not None):
+        option = "--finetune" if finetune else "--preferences"
+        raise InputError(f"{option} is for the transformer router; use it with --encoder minilm")
 
 
 def _print_next(screen: Any, summary: dict[str, Any], records: list[Path], out: Path) -> None:

@@ -19,7 +19,21 @@ from routenlp_integrations.cli.progress import progress_bar
 from router_core.errors import InputError, MissingExtraError
 
 OFFERED = {
-    "fit": {"records", "out", "portfolio", "tiers", "risk", "alpha", "delta", "tolerance", "encoder", "seed", "json"},
+    "fit": {
+        "records",
+        "out",
+        "portfolio",
+        "tiers",
+        "risk",
+        "alpha",
+        "delta",
+        "tolerance",
+        "encoder",
+        "finetune",
+        "preferences",
+        "seed",
+        "json",
+    },
     "evaluate": {"bundle", "records", "split", "json", "plot"},
     "route": {"bundle", "text", "task", "json"},
     "inspect": {"bundle", "json"},
