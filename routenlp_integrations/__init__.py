@@ -1,3 +1,3 @@
-"""Thin faces of `router_core`: LangChain, LlamaIndex, the command line."""
+"""Thin faces of the core: LangChain, the command line."""
 
 __all__: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -116,8 +117,13 @@ def quantise(graph: bytes) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         source.write_bytes(graph)
-        quantize_dynamic(
-            source, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=False,
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-        )  # fmt: skip
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # it asks for a preparation that fused graphs do not pass
+        try:
+            quantize_dynamic(
+                source, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=False,
+                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+            )  # fmt: skip
+        finally:
+            logging.disable(before)
         return target.read_bytes()

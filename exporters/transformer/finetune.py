@@ -17,7 +17,7 @@ from torch import Tensor
 from exporters.transformer.body import Body
 from exporters.transformer.features import buckets, padded
 from exporters.transformer.graph import Projection
-from exporters.transformer.heads import Heads, HeadSizes
+from exporters.transformer.heads import Heads, HeadSizes, split_scores
 from exporters.transformer.labels import Rows
 from exporters.transformer.losses import total_loss
 from exporters.transformer.options import TransformerOptions
@@ -127,7 +127,7 @@ class _Run:
         at = torch.from_numpy(rows)
         label = self.levels[torch.from_numpy(level), at]
         z = torch.matmul(self._features(rows) - self.center, self.matrix)
-        scores = self.heads.split(self.heads(z, self.task[label], self.subtask[label]))
+        scores = split_scores(self.heads(z, self.task[label], self.subtask[label]), self.heads.sizes.tiers)
         return total_loss(scores, self.data.targets.at(at), self.losses).mean()
 
     @torch.no_grad()

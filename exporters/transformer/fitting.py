@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exporters.transformer.heads import Heads, HeadSizes
+from exporters.transformer.heads import Heads, HeadSizes, split_scores
 from exporters.transformer.labels import LabelTable, Rows
 from exporters.transformer.losses import LossWeights, Targets, total_loss
 
@@ -54,7 +54,7 @@ class FittedHeads:
     heads
         With the best weights of every member.
     out_of_fold
-        float64 ``[n, 4 K - 1]`` per level of masking.
+        float64 ``[n, 4 K]`` per level of masking.
     epochs
         Passes after which every member was best.
     """
@@ -122,7 +122,7 @@ def fit_heads(
             for rows in torch.randperm(len(x), generator=generator).split(options.batch):
                 level = torch.randint(len(levels), (len(rows),), generator=generator)
                 label = levels[level, rows]
-                scores = heads.split(heads(x[rows], task[label], subtask[label]))
+                scores = split_scores(heads(x[rows], task[label], subtask[label]), sizes.tiers)
                 mask = (~held[:, rows]).float()
                 loss = (total_loss(scores, targets.at(rows), weights) * mask).sum() / len(rows)
                 optimizer.zero_grad()
@@ -176,7 +176,9 @@ def _held_out_loss(
     heads.eval()
     total = torch.zeros(held.shape[0])
     for label in levels:
-        loss = total_loss(heads.split(heads(x, tables[0][label], tables[1][label])), targets, weights)
+        loss = total_loss(
+            split_scores(heads(x, tables[0][label], tables[1][label]), heads.sizes.tiers), targets, weights
+        )
         total += (loss * held).sum(1) / held.sum(1).clamp_min(1)
     return total
 

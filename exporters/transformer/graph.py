@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from exporters.transformer.body import export_torchscript
-from exporters.transformer.heads import Heads
+from exporters.transformer.heads import Heads, expected_gap, split_scores
 from exporters.transformer.labels import LabelTable
 from exporters.transformer.stacking import Stack
 
@@ -89,18 +89,18 @@ class RouterHead(nn.Module):
         buffers = dict(self.named_buffers())
         z = torch.matmul(features - buffers["enter_center"], buffers["enter_matrix"])
         raw = self.heads(z, buffers["task"][label], buffers["subtask"][label]).mean(0)
-        k = self.tiers
-        passes, gap, difficulty, first, preference = raw.split([k - 1, k - 1, 1, k, k], dim=-1)
+        scores = split_scores(raw, self.tiers)
+        first, preference, gap = scores.tier, scores.preference, expected_gap(scores)
         odds = torch.cat([
             first[:, : j + 1].logsumexp(-1, keepdim=True) - first[:, j + 1 :].logsumexp(-1, keepdim=True)
-            for j in range(k - 1)
+            for j in range(self.tiers - 1)
         ], dim=-1)  # fmt: skip
-        columns = torch.stack([passes, -gap, odds, preference[:, :-1] - preference[:, -1:]], dim=-1)
+        columns = torch.stack([scores.passes, -gap, odds, preference[:, :-1] - preference[:, -1:]], dim=-1)
         logit = (columns * buffers["pass_weight"][label]).sum(-1) + buffers["pass_offset"][label]
         chance = logit.sigmoid().clamp(_SURE, 1.0 - _SURE)
         columns = torch.stack([gap, 1.0 - logit.sigmoid()], dim=-1)
         expected = ((columns * buffers["gap_weight"][label]).sum(-1) + buffers["gap_offset"][label]).clamp(-1.0, 1.0)
-        hard = difficulty[:, 0] * buffers["difficulty_weight"][label] + buffers["difficulty_offset"][label]
+        hard = scores.difficulty * buffers["difficulty_weight"][label] + buffers["difficulty_offset"][label]
         hidden = torch.matmul(features - buffers["hidden_center"], buffers["hidden_matrix"])
         return chance, expected, hard.sigmoid(), hidden
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["HeadSizes", "Heads", "RawScores"]
+__all__ = ["HeadSizes", "Heads", "RawScores", "expected_gap", "output_size", "split_scores"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class RawScores:
     ----------
     passes
         ``[e, b, K - 1]``: logit of the pass probability.
-    gap
-        ``[e, b, K - 1]``: expected gap.
+    quality
+        ``[e, b, K]``: logit of the expected quality of every tier; the expected gap is a difference of two.
     difficulty
         ``[e, b]``: logit of the difficulty.
     tier
@@ -55,7 +55,7 @@ class RawScores:
     """
 
     passes: Tensor
-    gap: Tensor
+    quality: Tensor
     difficulty: Tensor
     tier: Tensor
     preference: Tensor
@@ -82,7 +82,7 @@ class Heads(nn.Module):
         def normal(*shape: int, scale: float) -> nn.Parameter:
             return nn.Parameter(torch.randn(*shape, generator=generator) * scale)
 
-        outputs = 4 * sizes.tiers - 1
+        outputs = output_size(sizes.tiers)
         self.enter = normal(members, sizes.features, width, scale=sizes.features**-0.5)
         self.enter_bias = nn.Parameter(torch.zeros(members, 1, width))
         self.task = normal(members, sizes.tasks, width, scale=0.1)
@@ -94,7 +94,7 @@ class Heads(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Tensor, task: Tensor, subtask: Tensor) -> Tensor:
-        """Score queries, ``[e, b, 4 K - 1]``.
+        """Score queries, ``[e, b, 4 K]`` (`split_scores` tells them apart).
 
         Parameters
         ----------
@@ -109,8 +109,19 @@ class Heads(nn.Module):
         trunk = trunk + self.dropout(nn.functional.gelu(torch.matmul(trunk, self.inner) + self.inner_bias))
         return torch.matmul(trunk, self.leave) + self.leave_bias
 
-    def split(self, out: Tensor) -> RawScores:
-        """Tell the outputs apart."""
-        k = self.sizes.tiers
-        passes, gap, difficulty, tier, preference = out.split([k - 1, k - 1, 1, k, k], dim=-1)
-        return RawScores(passes, gap, difficulty[..., 0], tier, preference)
+
+def output_size(tiers: int) -> int:
+    """Number of scores of one query."""
+    return 4 * tiers
+
+
+def split_scores(out: Tensor, tiers: int) -> RawScores:
+    """Tell the scores ``[..., 4 K]`` apart."""
+    passes, quality, difficulty, tier, preference = torch.split(out, [tiers - 1, tiers, 1, tiers, tiers], dim=-1)
+    return RawScores(passes, quality, difficulty[..., 0], tier, preference)
+
+
+def expected_gap(scores: RawScores) -> Tensor:
+    """Quality of the reference tier less that of every cheap tier, ``[..., K - 1]``."""
+    quality = scores.quality.sigmoid()
+    return quality[..., -1:] - quality[..., :-1]

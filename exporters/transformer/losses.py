@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from exporters.transformer.heads import RawScores
+from exporters.transformer.heads import RawScores, expected_gap
 
 __all__ = ["LossWeights", "Targets", "total_loss"]
 
@@ -26,8 +26,10 @@ class LossWeights:
         Binary cross-entropy of the pass probability of every cheap tier.
     difficulty
         Binary cross-entropy of the difficulty in [0, 1].
+    quality
+        Binary cross-entropy of the quality of every tier.
     gap
-        Squared error of the expected gap.
+        Squared error of the expected gap, the difference of two qualities.
     tier
         Cross-entropy of the cheapest passing tier, with `cost` and `hinge` beside it.
     cost
@@ -40,7 +42,8 @@ class LossWeights:
 
     passes: float = 1.0
     difficulty: float = 0.3
-    gap: float = 1.0
+    quality: float = 1.0
+    gap: float = 0.0
     tier: float = 0.0
     cost: float = 0.3
     hinge: float = 0.5
@@ -87,6 +90,8 @@ def total_loss(scores: RawScores, targets: Targets, weights: LossWeights) -> Ten
         total = total + weights.passes * _pass_loss(scores, targets)
     if weights.difficulty:
         total = total + weights.difficulty * _difficulty_loss(scores, targets)
+    if weights.quality:
+        total = total + weights.quality * _quality_loss(scores, targets)
     if weights.gap:
         total = total + weights.gap * _gap_loss(scores, targets)
     if weights.tier:
@@ -109,9 +114,14 @@ def _difficulty_loss(scores: RawScores, targets: Targets) -> Tensor:
     )
 
 
+def _quality_loss(scores: RawScores, targets: Targets) -> Tensor:
+    target = targets.quality.expand_as(scores.quality)
+    return functional.binary_cross_entropy_with_logits(scores.quality, target, reduction="none").mean(-1)
+
+
 def _gap_loss(scores: RawScores, targets: Targets) -> Tensor:
     gap = targets.quality[:, -1:] - targets.quality[:, :-1]
-    return (scores.gap - gap).square().mean(-1)
+    return (expected_gap(scores) - gap).square().mean(-1)
 
 
 def _tier_loss(scores: RawScores, targets: Targets, weights: LossWeights) -> Tensor:

@@ -9,8 +9,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from exporters.transformer.heads import expected_gap, split_scores
 from exporters.transformer.labels import LabelTable, Rows
 from router_core.fitting.ridge import stack
 
@@ -18,7 +20,7 @@ __all__ = ["SCORES", "Stack", "fit_stack", "pass_columns"]
 
 Float = NDArray[np.float64]
 
-SCORES = ("passes", "gap", "tier", "preference")
+SCORES = ("passes", "quality", "tier", "preference")
 """The scores of a cheap tier that the pass probability is made of."""
 
 
@@ -29,7 +31,7 @@ class Stack:
     Attributes
     ----------
     pass_weight, pass_offset
-        ``[L, K - 1, 4]`` and ``[L, K - 1]``: logit of the pass probability from the four scores of a tier.
+        ``[L, K - 1, 4]`` and ``[L, K - 1]``: logit of the pass probability from the four `SCORES` of a tier.
     gap_weight, gap_offset
         ``[L, K - 1, 2]`` and ``[L, K - 1]``: expected gap from the gap score and the probability of a bad answer.
     difficulty_weight, difficulty_offset
@@ -48,12 +50,13 @@ class Stack:
 
 
 def pass_columns(raw: Float, tiers: int, tier: int) -> Float:
-    """The four scores of a cheap tier, ``[n, 4]``: pass logit, gap, tier log-odds, preference over the reference."""
-    k = tiers
-    first = raw[:, 2 * k - 1 : 3 * k - 1]
+    """The `SCORES` of a cheap tier, ``[n, 4]``; quality and preference against the reference tier."""
+    scores = split_scores(torch.from_numpy(raw), tiers)
+    first = scores.tier.numpy()
     odds = np.logaddexp.reduce(first[:, : tier + 1], axis=1) - np.logaddexp.reduce(first[:, tier + 1 :], axis=1)
-    preference = raw[:, 3 * k - 1 : 4 * k - 1]
-    return np.column_stack((raw[:, tier], -raw[:, k - 1 + tier], odds, preference[:, tier] - preference[:, -1]))
+    preference = scores.preference[:, tier] - scores.preference[:, -1]
+    gap = expected_gap(scores)[:, tier]
+    return np.column_stack((scores.passes[:, tier].numpy(), -gap.numpy(), odds, preference.numpy()))
 
 
 def fit_stack(
@@ -65,7 +68,7 @@ def fit_stack(
     Parameters
     ----------
     raw
-        float64 ``[n, 4 K - 1]`` per level of masking.
+        float64 ``[n, 4 K]`` per level of masking.
     table
         Labels with levels of the same ``n`` rows.
     passes, gap, difficulty
@@ -90,17 +93,18 @@ def fit_stack(
         members = np.unique(rows)
         for j in range(cheap):
             columns = np.column_stack((pass_columns(scores, cheap + 1, j), known[:, j]))
+            gaps = -columns[:, 1]
             columns[:, off] = 0.0
             weights, intercept = stack(columns, passes[:, j], strength)
             shares.append(weights * columns.std(axis=0))
             out.pass_weight[members, j] = weights[:-1]
             out.pass_offset[members, j] = weights[-1] * prior[members, j] + intercept
             bad = 1.0 - 1.0 / (1.0 + np.exp(-(columns @ weights + intercept)))
-            columns = np.column_stack((scores[:, cheap + j], bad, known[:, cheap + j]))
+            columns = np.column_stack((gaps, bad, known[:, cheap + j]))
             weights, intercept = _linear(columns, gap[:, j], strength)
             out.gap_weight[members, j] = weights[:-1]
             out.gap_offset[members, j] = weights[-1] * prior[members, cheap + j] + intercept
-        columns = np.column_stack((scores[:, 2 * cheap], known[:, -1]))
+        columns = np.column_stack((scores[:, 2 * cheap + 1], known[:, -1]))
         weights, intercept = stack(columns, difficulty, strength)
         out.difficulty_weight[members] = weights[0]
         out.difficulty_offset[members] = weights[1] * prior[members, -1] + intercept

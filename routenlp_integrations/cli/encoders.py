@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from pathlib import Path
@@ -51,7 +50,6 @@ def transformer_trainer(
     # The libraries below announce themselves on stderr, which belongs to our own line and bar.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger().setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     from exporters.transformer import TransformerOptions, TransformerTrainer, read_preferences
 
