@@ -16,8 +16,8 @@ from router_core.errors import BundleError
 
 __all__ = ["CLIP", "TextTokens"]
 
-CLIP: Final = 1000
-"""Characters kept from either end of a text before it is tokenized: more than 64 tokens of ordinary text."""
+CLIP: Final = 16
+"""Characters kept of a text, from either end, for each token that is kept there: ordinary tokens have four or five."""
 
 
 class TextTokens:
@@ -74,8 +74,8 @@ class TextTokens:
 
         Lone surrogates, which no tokenizer accepts, count as question marks.
         """
-        if len(text) > 2 * CLIP:
-            text = f"{text[:CLIP]} {text[-CLIP:]}"
+        if len(text) > CLIP * (self._head + self._tail):
+            text = f"{text[: CLIP * self._head]} {text[-CLIP * self._tail :]}"
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode()
         found = self._tokenizer.encode(text, add_special_tokens=False).ids

@@ -105,11 +105,13 @@ def main() -> None:
         for kind, encoder in (("int8", small), ("fp32", exact)):
             sizes[f"{name}_{kind}_mb"] = round(sum(len(part) for part in encoder.parts().values()) / 1e6, 2)
     found: dict[str, Any] = {"cpu": platform.processor() or platform.machine(), "load": os.getloadavg(), "sizes": sizes}
-    number = itertools.count()
+    number, order = itertools.count(), np.random.default_rng(0)
     for tokens in LENGTHS:
         walls: dict[str, list[float]] = {name: [] for name in calls}
         for repeat in range(REPEATS[tokens] + 3):
-            for name, call in calls.items():
+            # Another order every time: whoever follows torch finds its weights gone from the cache.
+            for name in order.permutation(list(calls)).tolist():
+                call = calls[name]
                 text = text_of(tokens, next(number))
                 began = time.perf_counter()
                 call(text)
