@@ -20,6 +20,10 @@ __all__ = ["LossWeights", "Targets", "total_loss"]
 class LossWeights:
     """How much every loss counts; 0 switches it off.
 
+    Defaults by cross-validation on the train rows of seven record files. Mean AUC and log loss on the six small ones:
+    .572/.4063 without preferences and tiers, .575/.4059 with preferences, .575/.4058 with tiers; on MMLU all three
+    are alike, and qualities help (AUC .683 to .685).
+
     Attributes
     ----------
     passes
@@ -47,7 +51,7 @@ class LossWeights:
     tier: float = 0.0
     cost: float = 0.3
     hinge: float = 0.5
-    preference: float = 0.0
+    preference: float = 0.5
 
 
 @dataclass(frozen=True)
