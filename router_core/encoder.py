@@ -163,4 +163,8 @@ def load_encoder(parts: Mapping[str, bytes]) -> Encoder:
         from router_core.static_encoder import StaticEncoder
 
         return StaticEncoder.from_parts(parts)
+    if kind == "onnx":
+        from router_core.onnx_encoder import OnnxEncoder
+
+        return OnnxEncoder.from_parts(parts)
     raise BundleError(f"The part encoder.json names the unknown encoder kind {kind!r}; update routenlp or fit again.")

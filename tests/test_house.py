@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from router_core.errors import MissingExtraError
+
 PACKAGES = ("router_core", "routenlp_integrations", "exporters", "routenlp")
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "pandas", "crepes", "numba", "matplotlib", "pyarrow")
 
@@ -40,7 +42,10 @@ def _modules() -> list[str]:
 @pytest.mark.parametrize("name", _modules())
 def test_public_names_exist(name: str) -> None:
     """Every module with `__all__` defines what it promises, once, and every package has one."""
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except MissingExtraError as error:
+        pytest.skip(str(error))
     names = getattr(module, "__all__", None)
     if names is None:
         assert not hasattr(module, "__path__"), f"{name} has no __all__"
@@ -83,12 +88,13 @@ def test_exporters_are_imported_only_inside_commands() -> None:
 
 
 def test_heavy_imports_live_inside_functions() -> None:
-    """No module imports a fitting library, torch or matplotlib when it is itself imported."""
-    for _, path in _sources():
+    """No module imports a fitting library, torch or matplotlib when it is itself imported; exporters need torch."""
+    for package, path in _sources():
+        banned = set(HEAVY) - ({"torch"} if package == "exporters" else set())
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
-                assert not {name.split(".")[0] for name in names} & set(HEAVY), path
+                assert not {name.split(".")[0] for name in names} & banned, path
 
 
 def test_no_unsafe_calls() -> None:

@@ -22,6 +22,8 @@ from router_core.errors import InputError
 
 __all__ = ["fit"]
 
+_PLAIN = ("auto", "static")
+
 
 def fit(
     records: Annotated[
@@ -50,7 +52,22 @@ def fit(
     ] = 0.0,
     certify_by: Annotated[str, typer.Option(help=BY_HELP)] = "task",
     simultaneous: Annotated[bool, typer.Option("--simultaneous", help=SIMULTANEOUS_HELP)] = False,
-    encoder: Annotated[str, typer.Option(help="Encoder of the router: static, or auto (the best there is).")] = "auto",
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="Encoder of the router: static, auto (the best there is), minilm (the packaged sentence encoder), "
+            "or a folder or hub id of another one."
+        ),
+    ] = "auto",
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="Train the top layer of the sentence encoder too; slow.")
+    ] = False,
+    preferences: Annotated[
+        Path | None,
+        typer.Option(
+            help="Preference records to learn from: query_id, task, prompt, winner, loser (.jsonl, .csv, .parquet)."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random, a whole number.")] = 0,
     json_file: Annotated[
         Path | None,
@@ -59,7 +76,7 @@ def fit(
 ) -> None:
     """Fit a router on logged records, certify it, and write the bundle."""
     check_claim(risk, delta, certify_by)
-    _check_encoder(encoder)
+    _check_encoder(encoder, finetune=finetune, preferences=preferences)
     check_target(json_file, "--json")
     need_fit("fit a router")
     from routenlp_integrations.cli.report import (
@@ -72,6 +89,10 @@ def fit(
     from router_core.fitting.fit import FitSettings
     from router_core.fitting.fit import fit as fit_bundle
     from router_core.portfolio import Portfolio
+    from router_core.records import read_records
+
+    if encoder not in _PLAIN:
+        from routenlp_integrations.cli.encoders import transformer_trainer
 
     by: Any = certify_by
     settings = FitSettings(alpha, 0.1 if delta is None else delta, tolerance, seed, risk, by, simultaneous)
@@ -80,7 +101,11 @@ def fit(
     to_stdout = str(json_file) == STDOUT
     began = time.perf_counter()
     with progress_bar(silent=to_stdout) as progress:
-        bundle = fit_bundle([*records], out=out, portfolio=prices, tiers=names, settings=settings, progress=progress)
+        read = read_records([*records], prices)
+        trainers = [] if encoder in _PLAIN else [transformer_trainer(encoder, finetune, preferences, read, progress)]
+        bundle = fit_bundle(
+            read, out=out, portfolio=prices, tiers=names, settings=settings, trainers=trainers, progress=progress
+        )
     summary = add_allowed(summarise(bundle, str(out)))
     seconds = time.perf_counter() - began
     screen = console(quiet=to_stdout)
@@ -94,9 +119,10 @@ def fit(
         write_json(json_file, {**summary, "seconds": round(seconds, 3)})
 
 
-def _check_encoder(encoder: str) -> None:
-    if encoder not in ("auto", "static"):
-        raise InputError(f"--encoder {encoder} is not in this version; use --encoder static, or auto")
+def _check_encoder(encoder: str, *, finetune: bool, preferences: Path | None) -> None:
+    if encoder in _PLAIN and (finetune or preferences is not None):
+        option = "--finetune" if finetune else "--preferences"
+        raise InputError(f"{option} is for the transformer router; use it with --encoder minilm")
 
 
 def _print_next(screen: Any, summary: dict[str, Any], records: list[Path], out: Path) -> None:

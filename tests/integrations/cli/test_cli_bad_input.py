@@ -87,13 +87,18 @@ RECORDS = [
     pytest.param(
         None, ["--risk", "expectation", "--simultaneous"], ["no delta to divide"], id="simultaneous in expectation"
     ),
-    pytest.param(None, ["--encoder", "minilm"], ["--encoder minilm is not in this version"], id="an encoder to come"),
+    pytest.param(
+        None,
+        ["--preferences", "p.jsonl"],
+        ["--preferences", "--encoder minilm"],
+        id="preferences of the static encoder",
+    ),
     pytest.param(None, ["--portfolio", "nowhere.json"], ["nowhere.json"], id="no such portfolio"),
     pytest.param(
         None, ["--json", "nowhere/report.json"], ["--json", "nowhere does not exist"], id="no folder for the JSON"
     ),
     pytest.param(None, ["--seed", "many"], ["'--seed'", "routenlp fit --help"], id="a seed that is no number"),
-    pytest.param(None, ["--finetune"], ["--finetune", "routenlp fit --help"], id="an option to come"),
+    pytest.param(None, ["--finetune"], ["--finetune", "--encoder minilm"], id="fine-tuning the static encoder"),
 ]
 
 
@@ -302,3 +307,19 @@ def test_an_error_of_ours_is_not_dressed_up_as_bad_input(
     monkeypatch.setattr("router_core.router.Router.decide", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("route", small_bundle, "hello")
+
+
+def test_fit_names_the_extra_of_the_transformer_router(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    small_rows: Rows,
+    write_rows: Callable[[Path, Rows], Path],
+    run: Callable[..., Any],
+) -> None:
+    """Without torch, `--encoder minilm` gives exit 2 and names routenlp[train]."""
+    monkeypatch.setattr("routenlp_integrations.cli.encoders._PACKAGES", ("no_such_package",))
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "records.jsonl", small_rows)
+    said = run("fit", "records.jsonl", "--out", "bundle", "--encoder", "minilm")
+    _refused(said, ["routenlp[train]"])
+    assert not (tmp_path / "bundle").exists()

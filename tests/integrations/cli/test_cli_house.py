@@ -31,6 +31,8 @@ OFFERED: dict[str, set[str]] = {
         "certify-by",
         "simultaneous",
         "encoder",
+        "finetune",
+        "preferences",
         "seed",
         "json",
     },

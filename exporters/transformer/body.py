@@ -1,0 +1,129 @@
+"""The encoder with its pooling: token ids in, pooled features out; as a fused, quantised ONNX graph."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporters.transformer.source import Source
+
+__all__ = ["Body", "body_digest", "export_body", "quantise"]
+
+OPSET = 17
+_FAR = 1e4
+
+
+class Body(nn.Module):
+    """Means over the tokens of some layers, and optionally maxima.
+
+    Parameters
+    ----------
+    model
+        A `transformers` encoder.
+    layers
+        Which hidden states are pooled, counted as transformers does: 0 = embeddings, 1 = first layer, ...
+    pooling
+        ``("mean",)`` or ``("mean", "max")``; all means stand before all maxima.
+    """
+
+    def __init__(self, model: Any, layers: tuple[int, ...], pooling: tuple[str, ...] = ("mean",)) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.model = model
+        self.layers = layers
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return pooled features ``[b, len(pooling) * len(layers) * width]``."""
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
+        weight = attention_mask.unsqueeze(-1).to(states[0].dtype)
+        total = weight.sum(1)
+        found = [(states[layer] * weight).sum(1) / total for layer in self.layers]
+        if "max" in self.pooling:
+            found += [(states[layer] + (weight - 1.0) * _FAR).amax(1) for layer in self.layers]
+        return torch.cat(found, dim=-1)
+
+
+def body_digest(model: Any) -> str:
+    """SHA-256 of the weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def export_body(source: Source, layers: tuple[int, ...], pooling: tuple[str, ...] = ("mean",)) -> bytes:
+    """Export the encoder with its pooling, fused for ONNX Runtime, in float32.
+
+    TorchScript export: ONNX Runtime's optimizer finds the attention only in that graph, not in the dynamo exporter's;
+    optimum exports the encoder without our pooling, so it has no place here.
+    """
+    from onnxruntime.transformers import optimizer
+    from onnxruntime.transformers.fusion_options import FusionOptions
+
+    body = Body(source.model, layers, pooling).eval()
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        raw, fused = Path(folder) / "raw.onnx", Path(folder) / "fused.onnx"
+        export_torchscript(
+            body,
+            (ids, torch.ones_like(ids)),
+            raw,
+            {"input_ids": {0: "b", 1: "t"}, "attention_mask": {0: "b", 1: "t"}},
+            {"features": {0: "b"}},
+        )
+        options = FusionOptions("bert")
+        found = optimizer.optimize_model(
+            str(raw), model_type="bert", num_heads=source.heads, hidden_size=source.width, opt_level=0,
+            optimization_options=options,
+        )  # fmt: skip
+        found.save_model_to_file(str(fused))
+        return fused.read_bytes()
+
+
+def export_torchscript(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    target: Path | io.BytesIO,
+    inputs: dict[str, dict[int, str]],
+    outputs: dict[str, dict[int, str]],
+) -> None:
+    """Write a module as ONNX; axes that vary are named."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, example, str(target) if isinstance(target, Path) else target, input_names=[*inputs],
+            output_names=[*outputs], dynamo=False, opset_version=OPSET, dynamic_axes={**inputs, **outputs},
+        )  # fmt: skip
+
+
+def quantise(graph: bytes) -> bytes:
+    """Quantise weights to int8 per channel, activations dynamically.
+
+    Without ``DefaultTensorType`` the quantiser refuses fused operators, whose output types it cannot infer.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(graph)
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # it asks for a preparation that fused graphs do not pass
+        try:
+            quantize_dynamic(
+                source, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=False,
+                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+            )  # fmt: skip
+        finally:
+            logging.disable(before)
+        return target.read_bytes()

@@ -1,0 +1,84 @@
+"""A text as token ids, exactly as a transformer router was fitted on them.
+
+Long texts keep their head and their tail: a question stands at the start, its options and instructions at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router_core.errors import BundleError
+
+__all__ = ["CLIP", "TextTokens"]
+
+CLIP: Final = 16
+"""Characters kept of a text, from either end, for each token that is kept there: ordinary tokens have four or five."""
+
+
+class TextTokens:
+    """Tokenizer and truncation.
+
+    Parameters
+    ----------
+    content
+        A ``tokenizer.json`` of the `tokenizers` library; its own truncation and padding are switched off.
+    max_tokens
+        Longest sequence, special tokens included; at least 4 more than the tokenizer's special tokens.
+
+    Raises
+    ------
+    BundleError
+        If the content is no tokenizer, or `max_tokens` leaves no room for text.
+    """
+
+    def __init__(self, content: bytes, max_tokens: int) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_str(content.decode())
+        except Exception as error:  # tokenizers raises bare Exception
+            raise BundleError(f"The part tokenizer.json is no tokenizer ({error}); fit the bundle again.") from error
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer: Any = tokenizer
+        self.max_tokens = max_tokens
+        probe = tokenizer.encode("a")
+        special = [bool(flag) for flag in probe.special_tokens_mask]
+        start = special.index(False) if False in special else len(special)
+        end = len(special) - special[::-1].index(False) if False in special else len(special)
+        self._before, self._after = list(probe.ids[:start]), list(probe.ids[end:])
+        room = max_tokens - len(self._before) - len(self._after)
+        if room < 4:
+            raise BundleError(f"max_tokens = {max_tokens} leaves room for {room} tokens of text; 4 are needed.")
+        self._tail = room // 2
+        self._head = room - self._tail
+
+    @property
+    def largest_id(self) -> int:
+        """Largest id the tokenizer can give."""
+        return max(int(row) for row in self._tokenizer.get_vocab(with_added_tokens=True).values())
+
+    def digest(self) -> str:
+        """SHA-256 of the vocabulary: tokens with their ids."""
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        content = json.dumps(sorted(vocabulary.items()), separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def ids(self, text: str) -> NDArray[np.int64]:
+        """Return the token ids of a text, int64 ``[t]`` with ``t <= max_tokens``.
+
+        Lone surrogates, which no tokenizer accepts, count as question marks.
+        """
+        if len(text) > CLIP * (self._head + self._tail):
+            text = f"{text[: CLIP * self._head]} {text[-CLIP * self._tail :]}"
+        if not text.isascii():
+            text = text.encode("utf-8", "replace").decode()
+        found = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if len(found) > self._head + self._tail:
+            found = found[: self._head] + found[-self._tail :]
+        return np.array(self._before + found + self._after, dtype=np.int64)
