@@ -30,6 +30,9 @@ from router_core.splits import Prepared, hash_key, prepare
 __all__ = ["FitSettings", "fit", "told_of"]
 
 
+_FEWEST_TRAIN, _FEWEST_GROUPS = 20, 10
+
+
 @dataclass(frozen=True)
 class FitSettings:
     """What to show, and from which seed.
@@ -122,6 +125,7 @@ def fit(
     if not isinstance(records, Records):
         records = read_records(records, portfolio)
     prepared, drops = _prepare(records, tiers)
+    _check_train(prepared)
     work = Fitter(prepared, settings, (trainers or [StaticTrainer()])[0], progress)
     candidate = work.candidate()
     learned = np.union1d(prepared.train, prepared.tune)
@@ -185,6 +189,16 @@ def _portfolio(records: Records, given: Portfolio | None) -> tuple[Portfolio, di
         else:
             tiers.append(tier)
     return Portfolio(tuple(tiers)), basis
+
+
+def _check_train(prepared: Prepared) -> None:
+    groups = len(np.unique(prepared.group_id[prepared.train]))
+    if len(prepared.train) < _FEWEST_TRAIN or groups < _FEWEST_GROUPS:
+        msg = (
+            f"{prepared.records.source}: train has {len(prepared.train)} queries in {groups} groups; fitting needs at "
+            f"least {_FEWEST_TRAIN} queries in {_FEWEST_GROUPS} groups, so give more records"
+        )
+        raise InputError(msg)
 
 
 def _keys(prepared: Prepared, earlier: KeyLedger | None) -> KeyLedger:

@@ -191,3 +191,15 @@ def test_seed_is_checked(seed: int) -> None:
     """A seed no generator takes is refused with a sentence."""
     with pytest.raises(InputError, match="seed"):
         FitSettings(seed=seed)
+
+
+@pytest.mark.parametrize("one_group", [False, True])
+def test_too_little_to_learn_from(one_group: bool) -> None:
+    """Too few train queries, or all of one group, are refused by what train has, not by what a fold of it has."""
+    records = small_records()
+    train = [i for i in range(len(records)) if records.split[i] == "train"]
+    rest = [i for i in range(len(records)) if records.split[i] != "train"]
+    few = records.take([*(train if one_group else train[:12]), *rest])
+    group = [("g" if split == "train" else f"{i}") if one_group else "" for i, split in enumerate(few.split)]
+    with pytest.raises(InputError, match=r"train has \d+ queries in \d+ groups"):
+        fit(dataclasses.replace(few, group=group), portfolio=PORTFOLIO, tiers=TIERS, settings=SETTINGS)
