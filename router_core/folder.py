@@ -20,6 +20,8 @@ SCHEMA = 1
 
 MANIFEST = "manifest.json"
 _STALE_S = 24 * 3600.0
+_ASIDE_S = 5.0
+"""A bundle moved aside for longer than this was left by a killed writer; renaming takes microseconds."""
 
 
 def check_output(path: str | Path) -> Path:
@@ -129,7 +131,7 @@ def _restore(target: Path) -> None:
     if target.exists() or not target.parent.is_dir():
         return
     aside = [item / target.name for item in target.parent.glob(f".{target.name}.old.*")]
-    found = [item for item in aside if (item / MANIFEST).is_file()]
+    found = [item for item in aside if (item / MANIFEST).is_file() and _age(item.parent) > _ASIDE_S]
     if len(found) == 1:
         found[0].rename(target)
         found[0].parent.rmdir()
@@ -138,5 +140,13 @@ def _restore(target: Path) -> None:
 def _sweep(target: Path) -> None:
     """Remove what writers killed more than a day ago left half-written."""
     for item in target.parent.glob(f".{target.name}.new.*"):
-        if item.is_dir() and time.time() - item.stat().st_mtime > _STALE_S:
+        if item.is_dir() and _age(item) > _STALE_S:
             shutil.rmtree(item, ignore_errors=True)
+    for item in target.parent.glob(f".{target.name}.old.*"):
+        if item.is_dir() and _age(item) > _STALE_S and not any(item.iterdir()):
+            item.rmdir()
+
+
+def _age(folder: Path) -> float:
+    """Seconds since a folder changed."""
+    return time.time() - folder.stat().st_mtime
