@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +16,8 @@ from router_core.errors import BundleError
 __all__ = ["dump_arrays", "dump_json", "load_arrays", "load_json", "sha256"]
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_DAMAGE = (ValueError, KeyError, OSError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
+"""What reading a damaged archive may raise."""
 
 
 def sha256(content: bytes) -> str:
@@ -56,6 +60,7 @@ def dump_arrays(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
             np.lib.format.write_array(member, np.asarray(arrays[name], order="C"), allow_pickle=False)
             info = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
+            info.create_system = 3  # the same bytes on every platform
             archive.writestr(info, member.getvalue())
     return buffer.getvalue()
 
@@ -71,6 +76,6 @@ def load_arrays(name: str, content: bytes) -> dict[str, np.ndarray[Any, Any]]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile, KeyError, EOFError) as error:
+    except _DAMAGE as error:
         msg = f"bundle part {name} is not a readable array archive ({error}); fit the bundle again"
         raise BundleError(msg) from error

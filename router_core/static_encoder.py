@@ -13,9 +13,7 @@ qualities, and the mean gaps of bad and good answers weighted by their probabili
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Self
@@ -23,6 +21,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from router_core.arrays import dump_arrays, load_arrays
 from router_core.encoder import Prediction
 from router_core.errors import BundleError
 from router_core.text_features import BUCKETS, STATISTICS, text_features
@@ -146,7 +145,7 @@ class StaticEncoder:
             "labels": [list(label) for label in self._labels],
         }
         text = json.dumps(header, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
-        return {"encoder.json": text.encode("ascii"), "encoder.npz": _write_arrays(self._arrays)}
+        return {"encoder.json": text.encode("ascii"), "encoder.npz": dump_arrays(vars(self._arrays))}
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, bytes]) -> Self:
@@ -166,39 +165,25 @@ class StaticEncoder:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BundleError(f"The part encoder.json is malformed ({error}); fit the bundle again.") from error
         try:
-            arrays = _read_arrays(parts["encoder.npz"])
+            arrays = _typed(load_arrays("encoder.npz", parts["encoder.npz"]))
             _check(arrays, len(labels) + 1, 2 * len(tiers))
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except BundleError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
             raise BundleError(f"The part encoder.npz is malformed ({error}); fit the bundle again.") from error
         return cls(tiers, labels, arrays)
 
 
-def _write_arrays(arrays: StaticArrays) -> bytes:
-    """Write an npz whose bytes depend on the arrays alone."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for field in fields(arrays):
-            member = io.BytesIO()
-            array = np.ascontiguousarray(getattr(arrays, field.name))
-            np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
-            info = zipfile.ZipInfo(field.name + ".npy", date_time=(1980, 1, 1, 0, 0, 0))
-            info.create_system = 3
-            archive.writestr(info, member.getvalue())
-    return buffer.getvalue()
-
-
-def _read_arrays(content: bytes) -> StaticArrays:
-    """Read the arrays of an npz, with the types that were written."""
-    found: dict[str, Any] = {}
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        for field in fields(StaticArrays):
-            array = archive[field.name]
-            if array.dtype != _DTYPES.get(field.name, np.float64):
-                raise ValueError(f"{field.name} has type {array.dtype}")
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ValueError(f"{field.name} is not finite")
-            found[field.name] = array
-    return StaticArrays(**found)
+def _typed(found: Mapping[str, NDArray[Any]]) -> StaticArrays:
+    """The arrays by name, with the types that were written."""
+    names = [field.name for field in fields(StaticArrays)]
+    for name in names:
+        array = found[name]
+        if array.dtype != _DTYPES.get(name, np.float64):
+            raise ValueError(f"{name} has type {array.dtype}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite")
+    return StaticArrays(**{name: found[name] for name in names})
 
 
 def _check(arrays: StaticArrays, labels: int, outputs: int) -> None:
