@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 WHEEL_VENV := .venv-wheel
+TRAIN_VENV := .venv-train
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STAMPS := .stamps
@@ -9,7 +10,7 @@ STAMPS := .stamps
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all test-train lint clean
 
 demo: $(STAMPS)/demo ## fit, certify and route the packaged demo data; no key, no network
 	$(BIN)/routenlp demo
@@ -18,9 +19,12 @@ test: lint $(STAMPS)/wheel ## what CI runs: static checks, all tests, and the te
 	$(BIN)/python -m pytest -m "not slow"
 	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest -m "not slow and not statistical" tests
 
-test-all: lint $(STAMPS)/wheel ## `make test` and everything slow
+test-all: lint $(STAMPS)/wheel test-train ## `make test` and everything slow
 	$(BIN)/python -m pytest
 	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest tests
+
+test-train: $(STAMPS)/train ## the transformer router, in an environment with torch
+	$(TRAIN_VENV)/bin/python -m pytest tests/exporters tests/router_core/test_onnx_encoder.py
 
 lint: $(STAMPS)/test ## ruff, mypy strict, import walls
 	$(BIN)/ruff check .
@@ -40,6 +44,12 @@ $(STAMPS)/test: pyproject.toml constraints.txt requirements-test.txt | $(VENV)/b
 	$(BIN)/python $(PIP) -e '.[langchain,fit]' -r requirements-test.txt
 	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/demo
 
+$(STAMPS)/train: pyproject.toml constraints-train.txt
+	test -x $(TRAIN_VENV)/bin/python || $(PYTHON) -m venv $(TRAIN_VENV)
+	$(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-train.txt \
+		-e '.[train]' pytest pytest-asyncio pytest-socket hypothesis
+	@mkdir -p $(STAMPS) && touch $@
+
 # The wheel is tested outside the checkout, so that nothing but the installed files can be imported.
 $(STAMPS)/wheel: $(STAMPS)/test $(shell git ls-files router_core routenlp_integrations exporters routenlp tests 2>/dev/null)
 	rm -rf $(STAMPS)/dist $(STAMPS)/wheel-run
@@ -52,4 +62,4 @@ $(STAMPS)/wheel: $(STAMPS)/test $(shell git ls-files router_core routenlp_integr
 	touch $@
 
 clean: ## remove everything make made
-	rm -rf $(VENV) $(WHEEL_VENV) $(STAMPS) .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(WHEEL_VENV) $(TRAIN_VENV) $(STAMPS) .mypy_cache .ruff_cache .hypothesis
