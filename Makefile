@@ -15,7 +15,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 demo: $(STAMPS)/demo ## fit, certify and route the packaged demo data; no key, no network
 	$(BIN)/routenlp demo
 
-test: lint $(STAMPS)/wheel ## what CI runs: static checks, all tests, and the tests against the built wheel
+test: lint $(STAMPS)/wheel test-train ## what CI runs: static checks, all tests, the wheel, and the tests that need torch
 	$(BIN)/python -m pytest -m "not slow"
 	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest -m "not slow and not statistical" tests
 
