@@ -107,7 +107,6 @@ def test_routes_that_differ_from_the_replay_are_noticed(small_bundle: Path) -> N
         agree(routed[1:], report)
 
 
-@pytest.mark.skipif(not (PACKAGED / "records.jsonl").is_file(), reason="the packaged records are not recorded yet")
 def test_the_packaged_demo_end_to_end(tmp_path: Path, run: Callable[..., Any]) -> None:
     """On the data that ship with the package: under a minute, cheaper than the reference, risk within its interval."""
     began = time.perf_counter()
