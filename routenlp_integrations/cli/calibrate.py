@@ -51,7 +51,7 @@ def calibrate(
     need_fit("calibrate a bundle")
     from routenlp_integrations.cli.report import facts, print_certificates, print_missing, print_uses
     from routenlp_integrations.cli.summary import add_allowed, summarise
-    from router_core.fitting.calibrate import calibrate as certify_again
+    from router_core.fitting.calibrate_bundle import calibrate as certify_again
 
     by: Any = certify_by
     to_stdout = str(json_file) == STDOUT

@@ -98,7 +98,7 @@ def _check_folder(out: Path) -> None:
 def _bundle(out: Path, records: Records, portfolio: Portfolio, progress: Progress | None) -> tuple[Bundle, bool]:
     """The bundle of an earlier demo on the same records, else a fresh one; calib is not spent twice for nothing."""
     from router_core.bundle import Bundle
-    from router_core.fitting.fit import FitSettings, fit
+    from router_core.fitting.fit_bundle import FitSettings, fit
 
     content = b"".join((DATA / name).read_bytes() for name in ("records.jsonl", "portfolio.json"))
     data = hashlib.sha256(content).hexdigest()

@@ -86,8 +86,8 @@ def fit(
         print_tiers,
     )
     from routenlp_integrations.cli.summary import add_allowed, summarise
-    from router_core.fitting.fit import FitSettings
-    from router_core.fitting.fit import fit as fit_bundle
+    from router_core.fitting.fit_bundle import FitSettings
+    from router_core.fitting.fit_bundle import fit as fit_bundle
     from router_core.portfolio import Portfolio
     from router_core.records import read_records
 

@@ -23,7 +23,7 @@ from router_core.scoring import MASKED, TASK_ONLY, Scorer, View
 from router_core.splits import Prepared
 
 if TYPE_CHECKING:
-    from router_core.fitting.fit import FitSettings
+    from router_core.fitting.fit_bundle import FitSettings
 
 __all__ = ["Fitter"]
 

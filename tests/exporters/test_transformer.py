@@ -29,7 +29,7 @@ from exporters.transformer.targets import TrainingSet
 from router_core.bundle import Bundle
 from router_core.encoder import Encoder, Examples, load_encoder
 from router_core.errors import InputError
-from router_core.fitting.fit import FitSettings, fit
+from router_core.fitting.fit_bundle import FitSettings, fit
 from router_core.groups import normalise
 from router_core.router import Router
 from router_core.text_tokens import TextTokens

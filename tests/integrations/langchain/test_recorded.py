@@ -13,7 +13,7 @@ from routenlp_integrations.langchain import RecordedChatModel, RoutingChatModel
 from routenlp_integrations.langchain.recorded import recorded_tiers
 from router_core.cascade import Answer, Cascade
 from router_core.errors import InputError, TierError
-from router_core.fitting.fit import fit
+from router_core.fitting.fit_bundle import fit
 from router_core.records import Records, read_records
 from router_core.router import Router
 from router_core.splits import prepare
