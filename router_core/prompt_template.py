@@ -49,9 +49,11 @@ class PromptTemplate:
         if self._whole:
             return prompt, True
         before, after = self._before.match(prompt), self._after.match(prompt[::-1])
-        if before is None or after is None or before.end() + after.end() > len(prompt):
+        if before is None or after is None:
             return prompt, False
-        return prompt[before.end() : len(prompt) - after.end()], True
+        start, end = before.end(), len(prompt) - after.end()
+        # Around an empty text both sides may claim the same white space.
+        return (prompt[start:end], True) if start <= end or prompt[end:start].isspace() else (prompt, False)
 
 
 def _pattern(fixed: str) -> re.Pattern[str]:
