@@ -171,7 +171,7 @@ class CurrentWatch:
         self._due = time.monotonic() + every_s
 
     def changed(self) -> bool:
-        """Whether ``current`` was replaced since the last look; one of several threads is told."""
+        """Whether ``current`` names another release than at the last look; one of several threads is told."""
         if time.monotonic() < self._due or not self._lock.acquire(blocking=False):
             return False
         try:
@@ -184,12 +184,13 @@ class CurrentWatch:
         finally:
             self._lock.release()
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _look(self) -> bytes | None:
+        # The content, not the time: two promotions within one tick of the file system's clock are told apart.
         try:
-            found = self._file.stat()
+            with self._file.open("rb") as file:
+                return file.read(_LONGEST).strip()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def _inside(folder: Path, root: Path) -> None:

@@ -110,10 +110,11 @@ def test_a_tier_must_be_named_where_there_are_several(root: Path) -> None:
 
 
 def test_a_watch_tells_once(root: Path) -> None:
-    """A replaced ``current`` is told once; one that is gone, or looked at too soon, is not."""
+    """Another release is told once; the same one again, none, or one looked for too soon is not."""
     watch, lazy = CurrentWatch(root, every_s=0.0), CurrentWatch(root, every_s=3600.0)
-    assert not watch.changed()
     promote(root, "r1")
+    assert not watch.changed()
+    promote(root, "r2")
     assert [watch.changed(), watch.changed()] == [True, False]
     assert not lazy.changed()
     (root / "current").unlink()

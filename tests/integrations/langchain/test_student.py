@@ -6,6 +6,7 @@ import copy
 import importlib
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from langchain_core.tools import tool
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 from scripted import STREAMS, WHOLE, ask, route_of
-from tiny_student import student_records, tiny_checkpoint, tiny_student, write_release
+from tiny_student import promote, student_records, tiny_checkpoint, tiny_student, write_release
 
 from routenlp_integrations.langchain import RoutingChatModel, StudentChatModel
 from routenlp_integrations.langchain.recorded import recorded_tiers
@@ -221,6 +222,24 @@ def test_a_promotion_between_two_queries(root: Path) -> None:
     assert after.response_metadata["model_name"] == make_student(second).name == model._get_ls_params()["ls_model_name"]
     assert model._identifying_params["fingerprint"] == second.fingerprint != still.fingerprint
     assert still.invoke(QUERY).response_metadata == before.response_metadata
+
+
+def test_promotions_under_load(root: Path) -> None:
+    """Of many queries during promotions none is lost, and each has text and name of one release."""
+    model = StudentChatModel(root, tier="small", watch=True)
+    model._source._watch._every_s = model._source._watch._due = 0.0  # type: ignore[union-attr]
+    second = tiny_checkpoint(labels=("bad", "good"))
+    second.save(root / "releases" / "r2" / "checkpoints" / "small")
+    wanted = {make_student(tiny_checkpoint()).name: "good", make_student(second).name: "bad"}
+    with ThreadPoolExecutor(16) as pool:
+        pending = []
+        for number in range(256):
+            if number % 32 == 0:
+                promote(root, ("r1", "r2")[number // 32 % 2])
+            pending.append(pool.submit(model.invoke, QUERY))
+        found = [one.result() for one in pending]
+    assert all(message.content == wanted[message.response_metadata["model_name"]] for message in found)
+    assert {message.content for message in found} == {"good", "bad"}
 
 
 # A tier of the router
