@@ -93,7 +93,7 @@ class Router:
 
     @classmethod
     def load(cls, path: str | Path) -> "Router":
-        """Load and verify a bundle.
+        """Load and verify a bundle, or the one in the current release of a ROOT (`router_core.release`).
 
         Raises
         ------
