@@ -139,8 +139,9 @@ class Budget:
             raise InputError(f"per = {per!r} is unknown; use {', '.join(get_args(Per))}")
         if on_exceeded not in get_args(OnExceeded):
             raise InputError(f"on_exceeded = {on_exceeded!r} is unknown; use {' or '.join(get_args(OnExceeded))}")
-        if (per == "window") != (window_seconds is not None) or not 0 < (window_seconds or 1.0) < math.inf:
-            raise InputError(f"per = {per!r} with window_seconds = {window_seconds!r}; a window needs its length")
+        length = 1.0 if window_seconds is None else window_seconds
+        if (per == "window") != (window_seconds is not None) or not 0 < length < math.inf:
+            raise InputError(f"per = {per!r} with window_seconds = {window_seconds!r}; a window, and only it, has one")
         if max_runs < 1:
             raise InputError(f"max_runs = {max_runs!r} must be 1 or more")
         self.usd = float(usd)
