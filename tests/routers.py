@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from bundles import PORTFOLIO
 
+from router_core import Answer, RetryPolicy, Route
+from router_core.cascade import Steps, advance, walk
 from router_core.claim import Certificate
+from router_core.driving import Step, walking
 from router_core.encoder import Prediction
 from router_core.evidence_model import Judgement
 from router_core.policy import CASCADE, ROUTE_ONLY, Policy
@@ -19,6 +22,11 @@ from router_core.scoring import Before, View
 
 SURE, UNSURE = "0.9 good", "0.1 hm"
 """Answers whose confidence is their first word; 0.5 is accepted."""
+
+
+NOW = 1_700_000_000.0
+"""Seconds since the epoch, for Retry-After dates."""
+RISKS = ("joint", "expectation", "selective", "retention")
 
 
 class Clock:
@@ -58,7 +66,7 @@ class _Scorer:
     encoder: Any = None
 
     def before(self, text: str, view: View) -> Before:
-        at = int(text.split()[0])
+        at = int(text.split(maxsplit=1)[0])
         judged = tuple(Judgement(0.1 if k >= at else 0.9, 1.0) for k in range(len(PORTFOLIO.tiers) - 1))
         return Before(text, view, Prediction(np.ones(3), 0.0, np.zeros(1), np.zeros(3)), judged, 0.5)
 
@@ -68,7 +76,7 @@ class _Scorer:
     def after(
         self, before: Before, tier: int, answer: str, tried: Mapping[str, str], signals: Mapping[str, float]
     ) -> Judgement:
-        return Judgement(1.0 - float(answer.split()[0]), 1.0)
+        return Judgement(1.0 - float(answer.split(maxsplit=1)[0]), 1.0)
 
 
 def plain_router(risk: str = "joint", portfolio: Portfolio = PORTFOLIO) -> Router:
@@ -86,3 +94,30 @@ def plain_router(risk: str = "joint", portfolio: Portfolio = PORTFOLIO) -> Route
         )
     scorer: Any = _Scorer()
     return Router("b" * 64, portfolio, Scopes({"t": ()}), scorer, policies, certificates)
+
+
+def answer(text: str = SURE) -> Answer:
+    return Answer(text, 10, 5)
+
+
+def retrying(**changed: Any) -> RetryPolicy:
+    return RetryPolicy(**{"max_retries": 2, "base_seconds": 1.0, "max_seconds": 10.0, "now": lambda: NOW} | changed)
+
+
+def drive(steps: Steps, replies: dict[str, Any], called: list[str] | None = None, clock: Clock | None = None) -> Route:
+    """Walk with scripted replies: one reply, a list of them in turn, or a function."""
+    left = {name: iter(reply) for name, reply in replies.items() if isinstance(reply, list)}
+    with walking(steps):
+        step = advance(steps)
+        while isinstance(step, Step):
+            if called is not None:
+                called.append(str(step))
+            if clock is not None:
+                clock.sleep(step.wait_seconds)
+            reply = next(left[step]) if step in left else replies.get(step, answer())
+            step = advance(steps, reply() if callable(reply) else reply)
+    return step
+
+
+def begin(router: Router, at: int = 0, **options: Any) -> Steps:
+    return walk(router, router.start(f"{at} query", "t"), **options)

@@ -14,9 +14,7 @@ from typing import Any
 
 import pytest
 from bundles import PORTFOLIO, TIERS
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from routers import SURE, UNSURE, Clock, ProviderError, plain_router
+from routers import NOW, RISKS, SURE, UNSURE, Clock, ProviderError, answer, begin, drive, plain_router, retrying
 
 from router_core import (
     Answer,
@@ -27,46 +25,14 @@ from router_core import (
     InputError,
     Limits,
     Portfolio,
-    RetryPolicy,
     Route,
     Router,
     TierError,
 )
-from router_core.cascade import Steps, advance, walk
+from router_core.cascade import advance
 from router_core.driving import Step, aperform, perform, walking, within
-from router_core.policy import CASCADE
 
-NOW = 1_700_000_000.0
 PRICE = {tier.name: tier.price(10, 5) for tier in PORTFOLIO.tiers}
-RISKS = ("joint", "expectation", "selective", "retention")
-Reply = Answer | Exception
-
-
-def _answer(text: str = SURE) -> Answer:
-    return Answer(text, 10, 5)
-
-
-def _retries(**changed: Any) -> RetryPolicy:
-    return RetryPolicy(**{"max_retries": 2, "base_seconds": 1.0, "max_seconds": 10.0, "now": lambda: NOW} | changed)
-
-
-def _drive(steps: Steps, replies: dict[str, Any], called: list[str] | None = None, clock: Clock | None = None) -> Route:
-    """Walk with scripted replies: one reply, a list of them in turn, or a function."""
-    left = {name: iter(reply) for name, reply in replies.items() if isinstance(reply, list)}
-    with walking(steps):
-        step = advance(steps)
-        while isinstance(step, Step):
-            if called is not None:
-                called.append(str(step))
-            if clock is not None:
-                clock.sleep(step.wait_seconds)
-            reply = next(left[step]) if step in left else replies.get(step, _answer())
-            step = advance(steps, reply() if callable(reply) else reply)
-    return step
-
-
-def _walk(router: Router, at: int = 0, **options: Any) -> Steps:
-    return walk(router, router.start(f"{at} query", "t"), **options)
 
 
 # Retries
@@ -75,8 +41,8 @@ def _walk(router: Router, at: int = 0, **options: Any) -> Steps:
 def test_a_retry_is_no_attempt_of_its_own() -> None:
     """Two failures and an answer are one attempt with two retries, billed once, certified as ever."""
     clock, called = Clock(), []
-    replies = {"small": [ProviderError(503), TimeoutError(), _answer()]}
-    route = _drive(_walk(plain_router(), limits=Limits(retries=_retries())), replies, called, clock)
+    replies = {"small": [ProviderError(503), TimeoutError(), answer()]}
+    route = drive(begin(plain_router(), limits=Limits(retries=retrying())), replies, called, clock)
     assert called == ["small"] * 3
     assert [(a.tier, a.retries, a.cost_usd, a.accepted) for a in route.attempts] == [("small", 2, PRICE["small"], True)]
     assert route.certificate is not None
@@ -88,8 +54,8 @@ def test_a_retry_is_no_attempt_of_its_own() -> None:
 def test_retry_after(value: str) -> None:
     """429 is retried when the provider says, in seconds or as a date."""
     clock = Clock()
-    replies = {"small": [ProviderError(429, {"retry-after": value}), _answer()]}
-    route = _drive(_walk(plain_router(), limits=Limits(retries=_retries())), replies, None, clock)
+    replies = {"small": [ProviderError(429, {"retry-after": value}), answer()]}
+    route = drive(begin(plain_router(), limits=Limits(retries=retrying())), replies, None, clock)
     assert route.tier == "small"
     assert clock.slept == [0.0, 7.0]
 
@@ -98,8 +64,8 @@ def test_retry_after(value: str) -> None:
 def test_what_is_not_retried_goes_to_the_reference(error: Exception) -> None:
     """A wait that is too long, a bad key, an error of a program: the tier is given up at once, certified."""
     called: list[str] = []
-    limits = Limits(retries=_retries())
-    route = _drive(_walk(plain_router(), limits=limits), {"small": error}, called)
+    limits = Limits(retries=retrying())
+    route = drive(begin(plain_router(), limits=limits), {"small": error}, called)
     assert called == ["small", "large"]
     assert route.attempts[0].retries == 0
     assert type(error).__name__ in route.reason
@@ -110,8 +76,8 @@ def test_what_is_not_retried_goes_to_the_reference(error: Exception) -> None:
 def test_retries_end() -> None:
     """After the last retry the tier has failed."""
     called: list[str] = []
-    limits = Limits(retries=_retries())
-    route = _drive(_walk(plain_router(), limits=limits), {"small": ProviderError(500)}, called)
+    limits = Limits(retries=retrying())
+    route = drive(begin(plain_router(), limits=limits), {"small": ProviderError(500)}, called)
     assert called == ["small"] * 3 + ["large"]
     assert route.attempts[0].retries == 2
     assert route.attempts[0].cost_usd == 0.0
@@ -119,7 +85,7 @@ def test_retries_end() -> None:
 
 def test_a_blank_answer_is_not_retried() -> None:
     """It is an answer, if a poor one: paid for, and a failure of the tier."""
-    route = _drive(_walk(plain_router(), limits=Limits(retries=_retries())), {"small": _answer(" ")})
+    route = drive(begin(plain_router(), limits=Limits(retries=retrying())), {"small": answer(" ")})
     assert [(a.tier, a.cost_usd, a.retries) for a in route.attempts] == [
         ("small", PRICE["small"], 0),
         ("large", PRICE["large"], 0),
@@ -144,7 +110,7 @@ def stuck() -> Iterator[tuple[Callable[[Any], str], threading.Event]]:
 
 
 def _tiers(**changed: Any) -> dict[str, Any]:
-    return {name: (lambda _: _answer()) for name in TIERS} | changed
+    return {name: (lambda _: answer()) for name in TIERS} | changed
 
 
 def test_timeout(stuck: tuple[Callable[[Any], str], threading.Event]) -> None:
@@ -217,23 +183,23 @@ def test_breaker_opens_and_closes() -> None:
     limits = Limits(breaker=Breaker(2, 30.0, clock=clock))
     router = plain_router()
 
-    def query(reply: Reply) -> tuple[list[str], Route]:
+    def query(reply: Answer | Exception) -> tuple[list[str], Route]:
         called: list[str] = []
-        return called, _drive(_walk(router, limits=limits), {"small": reply}, called)
+        return called, drive(begin(router, limits=limits), {"small": reply}, called)
 
     for _ in range(2):
         assert query(ProviderError(500))[0] == ["small", "large"]
-    called, route = query(_answer())
+    called, route = query(answer())
     assert called == ["large"]
     assert [attempt.tier for attempt in route.attempts] == ["large"]
     assert "small rests after repeated failures" in route.reason
     assert route.certificate is not None
     clock.now += 30
     assert query(ProviderError(500))[0] == ["small", "large"]
-    assert query(_answer())[0] == ["large"]
+    assert query(answer())[0] == ["large"]
     clock.now += 30
-    assert query(_answer())[0] == ["small"]
-    assert query(_answer())[0] == ["small"]
+    assert query(answer())[0] == ["small"]
+    assert query(answer())[0] == ["small"]
 
 
 def test_refused_queries_do_not_open_it() -> None:
@@ -241,7 +207,7 @@ def test_refused_queries_do_not_open_it() -> None:
     for status, state in ((400, "closed"), (401, "open")):
         limits = Limits(breaker=Breaker(2, 30.0, clock=Clock()))
         for _ in range(3):
-            _drive(_walk(plain_router(), limits=limits), {"small": ProviderError(status)})
+            drive(begin(plain_router(), limits=limits), {"small": ProviderError(status)})
         assert limits.breaker is not None
         assert limits.breaker.state("small") == state
 
@@ -249,8 +215,8 @@ def test_refused_queries_do_not_open_it() -> None:
 def test_breaker_stops_retries() -> None:
     """When a tier opens during its retries, no more are made."""
     called: list[str] = []
-    limits = Limits(retries=_retries(max_retries=9), breaker=Breaker(3, 30.0, clock=Clock()))
-    route = _drive(_walk(plain_router(), limits=limits), {"small": ProviderError(500)}, called)
+    limits = Limits(retries=retrying(max_retries=9), breaker=Breaker(3, 30.0, clock=Clock()))
+    route = drive(begin(plain_router(), limits=limits), {"small": ProviderError(500)}, called)
     assert called == ["small"] * 3 + ["large"]
     assert route.attempts[0].retries == 2
 
@@ -260,12 +226,12 @@ def test_reference_at_rest() -> None:
     limits = Limits(breaker=Breaker(1, 30.0, clock=Clock()))
     router = plain_router()
     with pytest.raises(TierError):
-        _drive(_walk(router, 2, limits=limits), {"large": ProviderError(500)})
+        drive(begin(router, 2, limits=limits), {"large": ProviderError(500)})
     called: list[str] = []
-    replies = {"small": _answer(UNSURE), "medium": _answer("0.3 perhaps")}
-    with pytest.raises(TierError, match="the reference tier failed .* large rests after repeated failures"):
-        _drive(_walk(router, limits=limits), replies, called)
-    route = _drive(_walk(router, limits=limits, on_reference_failure="best"), replies, called)
+    replies = {"small": answer(UNSURE), "medium": answer("0.3 perhaps")}
+    with pytest.raises(TierError, match=r"the reference tier failed .* large rests after repeated failures"):
+        drive(begin(router, limits=limits), replies, called)
+    route = drive(begin(router, limits=limits, on_reference_failure="best"), replies, called)
     assert "large" not in called
     assert (route.tier, route.certificate) == ("medium", None)
     assert "best cheap answer served uncertified" in route.reason
@@ -276,9 +242,9 @@ def test_an_abandoned_probe_is_given_back() -> None:
     clock = Clock()
     breaker = Breaker(1, 30.0, clock=clock)
     limits = Limits(breaker=breaker)
-    _drive(_walk(plain_router(), limits=limits), {"small": ProviderError(500)})
+    drive(begin(plain_router(), limits=limits), {"small": ProviderError(500)})
     clock.now += 30
-    with walking(_walk(plain_router(), limits=limits)) as steps:
+    with walking(begin(plain_router(), limits=limits)) as steps:
         assert advance(steps) == "small"
         assert breaker.enter("small") is None
     assert breaker.enter("small") is not None
@@ -311,7 +277,7 @@ def test_budget_stops_an_escalation() -> None:
     """The answer already paid for is served, uncertified, and the route says why and what was spent."""
     router = plain_router()
     budget = Budget(PRICE["small"] + _expected(router)["medium"] / 2)
-    route = _drive(_walk(router, limits=Limits(budget=budget)), {"small": _answer(UNSURE)})
+    route = drive(begin(router, limits=Limits(budget=budget)), {"small": answer(UNSURE)})
     assert (route.tier, route.certificate) == ("small", None)
     assert "medium is expected to cost" in route.reason
     assert "best answer so far served uncertified" in route.reason
@@ -321,7 +287,7 @@ def test_budget_stops_an_escalation() -> None:
 
 def test_budget_that_suffices_changes_nothing() -> None:
     """It is recorded, and the certificate stays."""
-    route = _drive(_walk(plain_router(), limits=Limits(budget=Budget(1.0))), {"small": _answer(UNSURE)})
+    route = drive(begin(plain_router(), limits=Limits(budget=Budget(1.0))), {"small": answer(UNSURE)})
     assert route.tier == "medium"
     assert route.certificate is not None
     assert route.budget == {"usd": 1.0, "per": "call", "spent_usd": route.cost_usd, "stopped": False}
@@ -332,7 +298,7 @@ def test_budget_raises() -> None:
     router = plain_router()
     budget = Budget(PRICE["small"], on_exceeded="raise")
     with pytest.raises(BudgetError, match=r"medium is expected to cost .* USD left of the budget of .* per call") as it:
-        _drive(_walk(router, limits=Limits(budget=budget)), {"small": _answer(UNSURE)})
+        drive(begin(router, limits=Limits(budget=budget)), {"small": answer(UNSURE)})
     assert it.value.route is not None
     assert (it.value.route.tier, it.value.route.answer.text) == ("small", UNSURE)
     assert it.value.route.certificate is None
@@ -344,14 +310,14 @@ def test_no_answer_yet() -> None:
     prices = _expected(router, 2)
     called: list[str] = []
     limits = Limits(budget=Budget(prices["medium"]))
-    route = _drive(_walk(router, 2, limits=limits), {"small": _answer(UNSURE)}, called)
+    route = drive(begin(router, 2, limits=limits), {"small": answer(UNSURE)}, called)
     assert called == ["small"]
     assert (route.tier, route.certificate) == ("small", None)
     assert route.budget is not None
     assert route.budget["stopped"]
     for budget in (Budget(prices["small"] / 2), Budget(prices["medium"], on_exceeded="raise")):
         with pytest.raises(BudgetError) as it:
-            _drive(_walk(router, 2, limits=Limits(budget=budget)), {})
+            drive(begin(router, 2, limits=Limits(budget=budget)), {})
         assert it.value.route is None
 
 
@@ -360,7 +326,7 @@ def test_affordable_reference_is_preferred() -> None:
     dear = Portfolio((PORTFOLIO.tiers[0], replace(PORTFOLIO.tiers[1], usd_per_call=1.0), PORTFOLIO.tiers[2]))
     for risk in RISKS:
         limits = Limits(budget=Budget(0.5))
-        route = _drive(_walk(plain_router(risk, dear), 1, limits=limits), {})
+        route = drive(begin(plain_router(risk, dear), 1, limits=limits), {})
         assert route.tier == "large"
         assert (route.certificate is not None) == (risk in ("joint", "expectation"))
 
@@ -372,7 +338,7 @@ def test_affordable_tiers_that_fail() -> None:
     limits = Limits(budget=Budget(_expected(router, 2)["medium"] * 1.5))
     replies = dict.fromkeys(TIERS, ProviderError(500))
     with pytest.raises(BudgetError):
-        _drive(_walk(router, 2, limits=limits, on_failure="next"), replies, called)
+        drive(begin(router, 2, limits=limits, on_failure="next"), replies, called)
     assert called == ["small", "medium"]
 
 
@@ -406,11 +372,11 @@ def test_nothing_stays_reserved() -> None:
     budget = Budget(1.0, "window", window_seconds=60.0)
     router, limits = plain_router(), Limits(budget=budget)
     with pytest.raises(TierError):
-        _drive(_walk(router, limits=limits), dict.fromkeys(TIERS, ProviderError(500)))
-    with walking(_walk(router, limits=limits)) as steps:
+        drive(begin(router, limits=limits), dict.fromkeys(TIERS, ProviderError(500)))
+    with walking(begin(router, limits=limits)) as steps:
         advance(steps)
         assert budget.account().left_usd < 1.0
-    steps = _walk(router, limits=limits)
+    steps = begin(router, limits=limits)
     advance(steps)
     del steps
     gc.collect()
@@ -476,8 +442,8 @@ def test_unable_tiers_are_no_candidates() -> None:
         (("small", "medium", "large"), 0, "reference", ["small", "medium", "large"], True),
         (("large",), 2, "reference", ["large"], True),
     ):
-        doubt = {"small": _answer(UNSURE), "medium": _answer(UNSURE if len(able) == 3 else SURE)}
-        route = _drive(_walk(router, at, able=able, on_failure=on_failure), doubt)
+        doubt = {"small": answer(UNSURE), "medium": answer(UNSURE if len(able) == 3 else SURE)}
+        route = drive(begin(router, at, able=able, on_failure=on_failure), doubt)
         assert [attempt.tier for attempt in route.attempts] == tiers, able
         assert (route.certificate is not None) == certified, able
 
@@ -485,164 +451,20 @@ def test_unable_tiers_are_no_candidates() -> None:
 def test_unable_reference() -> None:
     """The last tier that can take a query stands in for it, served unjudged and uncertified."""
     router = plain_router()
-    route = _drive(_walk(router, 2, able={"small", "medium"}), {"medium": _answer(UNSURE)})
+    route = drive(begin(router, 2, able={"small", "medium"}), {"medium": answer(UNSURE)})
     assert (route.tier, route.certificate) == ("medium", None)
     assert "large cannot take this query" in route.reason
-    route = _drive(_walk(router, 0, able={"small", "medium"}), {})
+    route = drive(begin(router, 0, able={"small", "medium"}), {})
     assert route.tier == "small"
     assert route.certificate is not None
-    route = _drive(_walk(router, 0, able=["small"]), {"small": _answer(UNSURE)})
+    route = drive(begin(router, 0, able=["small"]), {"small": answer(UNSURE)})
     assert (route.tier, route.certificate) == ("small", None)
     with pytest.raises(TierError, match="last tier that can take this query failed"):
-        _drive(_walk(router, 2, able=["medium"]), {"medium": ProviderError(500)})
+        drive(begin(router, 2, able=["medium"]), {"medium": ProviderError(500)})
 
 
 @pytest.mark.parametrize("able", [[], ["huge"], ["small", "huge"]])
 def test_no_tier_is_able(able: list[str]) -> None:
     """An error names the tiers and what was given."""
     with pytest.raises(InputError, match=r"small, medium, large"):
-        _drive(_walk(plain_router(), able=able), {})
-
-
-# What becomes of the certificate
-
-_OFF = _answer("0.9 x")
-_CALLS = replace(_OFF, covered="answer has tool calls, which calib did not have")
-_DEPARTURES: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
-    # how: replies, options of the walk, the tier that serves, whose certificates survive
-    "none": ({}, {}, "small", "all"),
-    "escalated": ({"small": _answer(UNSURE)}, {}, "medium", "all"),
-    "escalated to the reference": ({"small": _answer(UNSURE), "medium": _answer(UNSURE)}, {}, "large", "all"),
-    "retried": ({"small": [TimeoutError(), _OFF]}, {"limits": Limits(retries=_retries())}, "small", "all"),
-    "failed": ({"small": ProviderError(500)}, {}, "large", "joint"),
-    "failed in the middle": ({"small": _answer(UNSURE), "medium": ProviderError(500)}, {}, "large", "joint"),
-    "failed, next": ({"small": ProviderError(500)}, {"on_failure": "next"}, "medium", "none"),
-    "timed out": ({"small": TimeoutError()}, {}, "large", "joint"),
-    "blank": ({"small": _answer("")}, {}, "large", "joint"),
-    "not covered": ({"small": _CALLS}, {}, "large", "joint"),
-    "cannot": ({}, {"able": ["medium", "large"]}, "large", "joint"),
-    "cannot, next": ({}, {"able": ["medium", "large"], "on_failure": "next"}, "medium", "none"),
-    "reference down": (
-        {"small": _answer(UNSURE), "medium": ProviderError(500), "large": ProviderError(500)},
-        {"on_reference_failure": "best"},
-        "small",
-        "none",
-    ),
-    "reference blank": (
-        {"small": _answer(UNSURE), "medium": _answer(UNSURE), "large": _answer(" ")},
-        {"on_reference_failure": "best"},
-        "small",
-        "none",
-    ),
-    "reference cannot": ({"small": _answer(UNSURE)}, {"able": ["small", "medium"]}, "medium", "none"),
-}
-
-
-@pytest.mark.parametrize("risk", RISKS)
-@pytest.mark.parametrize("how", _DEPARTURES)
-def test_certificates(how: str, risk: str) -> None:
-    """Departures straight to the reference keep a joint certificate; all others none; the policy's own way all."""
-    replies, options, tier, survives = _DEPARTURES[how]
-    route = _drive(_walk(plain_router(risk), **options), replies)
-    kept = survives == "all" or (survives == "joint" and risk in ("joint", "expectation"))
-    assert route.tier == tier
-    assert (route.certificate is not None) == kept
-    if route.certificate is not None:
-        assert route.certificate["risk"] == risk
-
-
-@pytest.mark.parametrize("risk", RISKS)
-@pytest.mark.parametrize("on_failure", ["reference", "next"])
-def test_certificates_with_an_open_breaker(risk: str, on_failure: str) -> None:
-    """A tier at rest is a departure like a failed one."""
-    breaker = Breaker(1, 30.0, clock=Clock())
-    ticket = breaker.enter("small")
-    assert ticket is not None
-    breaker.leave("small", ticket, up=False)
-    route = _drive(_walk(plain_router(risk), limits=Limits(breaker=breaker), on_failure=on_failure), {})
-    assert route.tier == ("large" if on_failure == "reference" else "medium")
-    assert (route.certificate is not None) == (on_failure == "reference" and risk in ("joint", "expectation"))
-
-
-def test_steps_say_whose_answer_is_final() -> None:
-    """The reference tier's, a forced tier's, and one that a budget fell back on."""
-    router = plain_router()
-    for steps, final in (
-        (_walk(router, 0), False),
-        (_walk(router, 2), True),
-        (walk(router, router.force("0 query", "t", CASCADE, "small", "asked for")), True),
-        (_walk(router, 2, able=["small", "medium"]), True),
-        (_walk(router, 2, limits=Limits(budget=Budget(_expected(router, 2)["medium"]))), True),
-    ):
-        step = advance(steps)
-        assert isinstance(step, Step)
-        assert step.final == final
-        steps.close()
-
-
-# Properties
-
-_REPLY = st.sampled_from(
-    [_answer(), _answer(UNSURE), _answer("0.4 x"), _answer(""), _CALLS, TimeoutError(), ProviderError(500),
-     ProviderError(401), ProviderError(429, {"retry-after": "99"}), ValueError("x"), replace(_OFF, shown=True)]
-)  # fmt: skip
-_PREFERENCE = st.sampled_from([None, *({"able": able} for able in (TIERS, ["large"], ["small"], ["small", "medium"]))])
-
-
-@settings(max_examples=400, deadline=None)
-@given(data=st.data())
-def test_any_failures(data: st.DataObject) -> None:
-    """Whatever happens: few enough calls, honest books, and no certificate where a departure served a cheap answer."""
-    draw = data.draw
-    risk, retries = draw(st.sampled_from(RISKS)), draw(st.integers(0, 3))
-    clock = Clock()
-    usd = draw(st.sampled_from([None, 0.0, 1e-6, 5e-6, 3e-5, 1e-3]))
-    limits = Limits(
-        retries=_retries(max_retries=retries),
-        breaker=draw(st.sampled_from([None, Breaker(2, 30.0, clock=clock)])),
-        budget=None if usd is None else Budget(usd, on_exceeded=draw(st.sampled_from(["stop", "raise"]))),
-    )
-    router = plain_router(risk)
-    options = draw(_PREFERENCE) or {}
-    on_failure = draw(st.sampled_from(["reference", "next"]))
-    best = draw(st.sampled_from(["raise", "best"]))
-    for _ in range(draw(st.integers(1, 4))):
-        called: list[str] = []
-        seen: list[tuple[str, Reply]] = []
-
-        def reply_of(name: str, seen: list[tuple[str, Reply]] = seen) -> Callable[[], Reply]:
-            def reply() -> Reply:
-                seen.append((name, draw(_REPLY)))
-                return seen[-1][1]
-
-            return reply
-
-        steps = _walk(
-            router, draw(st.integers(0, 2)), limits=limits, on_failure=on_failure, on_reference_failure=best, **options
-        )
-        try:
-            route = _drive(steps, {name: reply_of(name) for name in TIERS}, called)
-        except TierError:
-            route = None
-        except BudgetError as error:
-            route = error.route
-        assert len(called) <= len(TIERS) * (1 + retries)
-        assert set(called) <= set(options.get("able", TIERS))
-        if route is None:
-            continue
-        answers = [(name, reply) for name, reply in seen if isinstance(reply, Answer)]
-        paid = [router.price(name, "", reply) for name, reply in answers]
-        assert route.cost_usd == sum(attempt.cost_usd for attempt in route.attempts)
-        assert route.cost_usd == pytest.approx(sum(paid))
-        assert len(called) == len(route.attempts) + sum(attempt.retries for attempt in route.attempts)
-        assert len({attempt.tier for attempt in route.attempts}) == len(route.attempts)
-        assert any(reply is route.answer and name == route.tier for name, reply in answers)
-        departed = (
-            any("failed" in a.reason or "nothing" in a.reason or "tool calls" in a.reason for a in route.attempts)
-            or any(word in route.reason for word in ("rests", "cannot", "expected to cost", "uncertified"))
-            or bool(route.budget and route.budget["stopped"])
-        )
-        if departed and route.tier != "large":
-            assert route.certificate is None
-        if departed and risk in ("selective", "retention"):
-            assert route.certificate is None
+        drive(begin(plain_router(), able=able), {})

@@ -7,15 +7,13 @@ from urllib.error import HTTPError
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from routers import ProviderError
+from routers import NOW, ProviderError
 
 from router_core import InputError, RetryPolicy
 from router_core.retries import refused, retry_after, retryable, status_of
 
-NOW = 1_700_000_000.0
 
-
-class ReadTimeout(Exception):
+class ReadTimeout(Exception):  # noqa: N818 - as httpx names it
     """Named as HTTP clients name theirs."""
 
 
@@ -65,13 +63,13 @@ def test_status_is_read_by_duck_typing() -> None:
 def test_an_error_that_cannot_be_read() -> None:
     """A property that raises, as httpx's do when unset, does not hide the error."""
 
-    class Odd(Exception):
+    class OddError(Exception):
         @property
         def response(self) -> None:
             raise RuntimeError
 
-    assert status_of(Odd()) is None
-    assert retry_after(Odd(), NOW) is None
+    assert status_of(OddError()) is None
+    assert retry_after(OddError(), NOW) is None
 
 
 @pytest.mark.parametrize(
