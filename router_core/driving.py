@@ -4,12 +4,10 @@ A walk only says what to do next. These few functions do it, synchronously or no
 a loop of three lines.
 """
 
-import asyncio
 import contextvars
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -111,11 +109,13 @@ def perform(step: Step, call: Callable[[], T], sleep: Callable[[float], object] 
 
 
 async def aperform(
-    step: Step, call: Callable[[], Awaitable[T]], sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    step: Step, call: Callable[[], Awaitable[T]], sleep: Callable[[float], Awaitable[object]] | None = None
 ) -> T | Exception:
-    """`perform` without blocking the event loop; after the time-out the call is cancelled."""
+    """`perform` without blocking the event loop (`sleep` is asyncio's when None); a late call is cancelled."""
+    import asyncio
+
     if step.wait_seconds:
-        await sleep(step.wait_seconds)
+        await (sleep or asyncio.sleep)(step.wait_seconds)
     try:
         async with asyncio.timeout(step.timeout_seconds):
             return await call()
@@ -137,6 +137,8 @@ def within(seconds: float | None, call: Callable[[], T]) -> T:
     """
     if seconds is None:
         return call()
+    from concurrent.futures import Future
+
     result: Future[T] = Future()
     context = contextvars.copy_context()
 

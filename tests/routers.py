@@ -97,19 +97,24 @@ def plain_router(risk: str = "joint", portfolio: Portfolio = PORTFOLIO) -> Route
 
 
 def answer(text: str = SURE) -> Answer:
+    """What a tier returned, at 10 prompt and 5 completion tokens."""
     return Answer(text, 10, 5)
 
 
 def retrying(**changed: Any) -> RetryPolicy:
+    """Two retries, one second at first and ten at most."""
     return RetryPolicy(**{"max_retries": 2, "base_seconds": 1.0, "max_seconds": 10.0, "now": lambda: NOW} | changed)
 
 
 def drive(steps: Steps, replies: dict[str, Any], called: list[str] | None = None, clock: Clock | None = None) -> Route:
     """Walk with scripted replies: one reply, a list of them in turn, or a function."""
+    calls = 0
     left = {name: iter(reply) for name, reply in replies.items() if isinstance(reply, list)}
     with walking(steps):
         step = advance(steps)
         while isinstance(step, Step):
+            calls += 1
+            assert calls < 100, "a walk without end"
             if called is not None:
                 called.append(str(step))
             if clock is not None:
@@ -120,4 +125,5 @@ def drive(steps: Steps, replies: dict[str, Any], called: list[str] | None = None
 
 
 def begin(router: Router, at: int = 0, **options: Any) -> Steps:
+    """Walk a query that the policy starts at a tier."""
     return walk(router, router.start(f"{at} query", "t"), **options)

@@ -30,7 +30,7 @@ from router_core import (
     TierError,
 )
 from router_core.cascade import advance
-from router_core.driving import Step, aperform, perform, walking, within
+from router_core.driving import Step, Steps, aperform, perform, walking, within
 
 PRICE = {tier.name: tier.price(10, 5) for tier in PORTFOLIO.tiers}
 
@@ -381,6 +381,32 @@ def test_nothing_stays_reserved() -> None:
     del steps
     gc.collect()
     assert budget.account().left_usd == 1.0
+
+
+def test_a_walk_that_still_runs_elsewhere() -> None:
+    """Leaving it while another thread advances it is no error; it is closed when it is collected."""
+    inside, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def steps() -> Steps:
+        try:
+            inside.set()
+            go_on.wait(60)
+            yield Step("small")
+        finally:
+            closed.set()
+        raise AssertionError
+
+    running = steps()
+    thread = threading.Thread(target=advance, args=(running,))
+    with walking(running):
+        thread.start()
+        assert inside.wait(60)
+    assert not closed.is_set()
+    go_on.set()
+    thread.join()
+    del running, thread
+    gc.collect()
+    assert closed.is_set()
 
 
 async def test_cancelled_query_frees_what_it_held() -> None:
