@@ -44,7 +44,7 @@ class Trace:
     tried
         Answers that were not accepted, by tier.
     best
-        The one of highest confidence: confidence, tier and answer.
+        The best answer not served, however it was paid for: its rank (confidence, or below 0), tier and answer.
     stopped
         Whether the budget changed where the query went.
     beyond
@@ -167,12 +167,11 @@ class Trace:
             )
 
     def keep(self, tier: int, answer: Answer, confidence: float | None) -> None:
-        """Keep an answer that was not accepted: as evidence, and in case there is no better one."""
-        name = self.router.portfolio.names[tier]
-        self.tried[name] = answer.text
+        """Keep an answer that is not served, in case there is no better one; one of a kind not covered ranks last."""
         rank = -1.0 if confidence is None or math.isnan(confidence) else confidence
+        rank = -2.0 if answer.covered else rank
         if self.best is None or rank > self.best[0]:
-            self.best = (rank, name, answer)
+            self.best = (rank, self.router.portfolio.names[tier], answer)
 
     def serve(self, answer: Answer, reason: str, tier: str | None = None) -> Route:
         """The finished route; `tier` is the one asked last unless named."""

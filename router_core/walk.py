@@ -107,6 +107,8 @@ def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clear
         if answer is None or (answer.covered and not served):
             why = failed if answer is None else answer.covered
             trace.add(tier, outcome, False, why)
+            if answer is not None:
+                trace.keep(tier, answer, None)
             if on_failure == "next" and not trace.stopped:
                 trace.void = f"{why}; went one tier up"
                 tier = start.policy.following(tier) if start.policy is not None else last
@@ -125,6 +127,7 @@ def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clear
         trace.add(tier, outcome, accepted, why, confidence)
         if accepted:
             return trace.serve(answer, why)
+        trace.tried[names[tier]] = answer.text
         trace.keep(tier, answer, confidence)
         reason = why
         tier = start.policy.following(tier) if start.policy is not None else last

@@ -304,6 +304,22 @@ def test_budget_raises() -> None:
     assert it.value.route.certificate is None
 
 
+def test_no_paid_answer_is_lost() -> None:
+    """One that no certificate covers is served when the budget allows no other, or the reference tier is down."""
+    router = plain_router()
+    calls = Answer("", 10, 5, covered="answer has tool calls, which calib did not have")
+    for options, replies in (
+        ({"limits": Limits(budget=Budget(PRICE["small"]))}, {"small": calls}),
+        ({"on_reference_failure": "best"}, {"small": calls, "large": ProviderError(500)}),
+    ):
+        route = drive(begin(router, **options), replies)
+        assert route.answer is calls
+        assert (route.tier, route.certificate) == ("small", None)
+    # A doubtful answer of the usual kind goes before it.
+    both = {"small": answer(UNSURE), "medium": calls, "large": ProviderError(500)}
+    assert drive(begin(router, on_reference_failure="best"), both).tier == "small"
+
+
 def test_no_answer_yet() -> None:
     """The cheapest affordable tier is asked and served unjudged; without one it is an error in both modes."""
     router = plain_router()
