@@ -23,6 +23,8 @@ class Answer:
         Numbers that came with it (``mean_logprob``, ...).
     covered
         Empty, or why no certificate covers an answer of this kind (tool calls, structured output).
+    invalid
+        Empty, or why it is not what was asked for (it does not fit the schema): a cheap answer is then escalated.
     raw
         Whatever the caller wants back.
     shown
@@ -35,6 +37,7 @@ class Answer:
     cost_usd: float | None = None
     signals: Mapping[str, float] = field(default_factory=dict)
     covered: str = ""
+    invalid: str = ""
     raw: Any = None
     shown: bool = False
 

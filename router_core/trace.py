@@ -168,7 +168,7 @@ class Trace:
 
     def keep(self, tier: int, answer: Answer, confidence: float | None) -> None:
         """Keep an answer that is not served, in case there is no better one; one of a kind not covered ranks last."""
-        rank = -1.0 if confidence is None or math.isnan(confidence) else confidence
+        rank = -1.0 if answer.invalid or confidence is None or math.isnan(confidence) else confidence
         rank = -2.0 if answer.covered else rank
         if self.best is None or rank > self.best[0]:
             self.best = (rank, self.router.portfolio.names[tier], answer)

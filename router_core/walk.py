@@ -119,8 +119,13 @@ def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clear
             reason = f"{why}; sent to {names[tier]}"
             continue
         accepted, confidence, why = True, None, reason
+        following = start.policy.following(tier) if start.policy is not None else last
         if not unjudged:
             accepted, confidence, why = router.accept(start, tier, answer.text, trace.tried, answer.signals)
+            if answer.invalid:
+                if accepted and not (following == last and kept):
+                    trace.void = trace.void or f"{answer.invalid}; escalated against the policy"
+                accepted, why = False, f"{answer.invalid}; escalated"
         if served and (answer.covered or not accepted):
             trace.void = trace.void or f"{answer.covered or why}, after it was shown"
             accepted = True
@@ -129,8 +134,7 @@ def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clear
             return trace.serve(answer, why)
         trace.tried[names[tier]] = answer.text
         trace.keep(tier, answer, confidence)
-        reason = why
-        tier = start.policy.following(tier) if start.policy is not None else last
+        reason, tier = why, following
 
 
 def _candidates(names: tuple[str, ...], able: Collection[str] | None) -> frozenset[int]:

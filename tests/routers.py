@@ -96,9 +96,9 @@ def plain_router(risk: str = "joint", portfolio: Portfolio = PORTFOLIO) -> Route
     return Router("b" * 64, portfolio, Scopes({"t": ()}), scorer, policies, certificates)
 
 
-def answer(text: str = SURE) -> Answer:
+def answer(text: str = SURE, invalid: str = "") -> Answer:
     """What a tier returned, at 10 prompt and 5 completion tokens."""
-    return Answer(text, 10, 5)
+    return Answer(text, 10, 5, invalid=invalid)
 
 
 def retrying(**changed: Any) -> RetryPolicy:

@@ -34,6 +34,14 @@ _DEPARTURES: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "timed out": ({"small": TimeoutError()}, {}, "large", "joint"),
     "blank": ({"small": answer("")}, {}, "large", "joint"),
     "not covered": ({"small": _CALLS}, {}, "large", "joint"),
+    "invalid": ({"small": answer("0.9 x", "no JSON")}, {}, "medium", "none"),
+    "invalid, but doubtful anyway": ({"small": answer(UNSURE, "no JSON")}, {}, "medium", "all"),
+    "invalid, then the reference": (
+        {"small": answer(UNSURE), "medium": answer("0.9 x", "no JSON")},
+        {},
+        "large",
+        "joint",
+    ),
     "cannot": ({}, {"able": ["medium", "large"]}, "large", "joint"),
     "cannot, next": ({}, {"able": ["medium", "large"], "on_failure": "next"}, "medium", "none"),
     "reference down": (
@@ -98,7 +106,7 @@ def test_steps_say_whose_answer_is_final() -> None:
 
 _REPLY = st.sampled_from(
     [answer(), answer(UNSURE), answer("0.4 x"), answer(""), _CALLS, TimeoutError(), ProviderError(500),
-     ProviderError(401), ProviderError(429, {"retry-after": "99"}), ValueError("x"), replace(_OFF, shown=True)]
+     ProviderError(401), ProviderError(429, {"retry-after": "99"}), ValueError("x"), answer("0.9 x", "no JSON"), replace(_OFF, shown=True)]
 )  # fmt: skip
 _PREFERENCE = st.sampled_from([None, *({"able": able} for able in (TIERS, ["large"], ["small"], ["small", "medium"]))])
 
