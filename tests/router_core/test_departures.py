@@ -106,7 +106,8 @@ def test_steps_say_whose_answer_is_final() -> None:
 
 _REPLY = st.sampled_from(
     [answer(), answer(UNSURE), answer("0.4 x"), answer(""), _CALLS, TimeoutError(), ProviderError(500),
-     ProviderError(401), ProviderError(429, {"retry-after": "99"}), ValueError("x"), answer("0.9 x", "no JSON"), replace(_OFF, shown=True)]
+     ProviderError(401), ProviderError(429, {"retry-after": "99"}), ValueError("x"), answer("0.9 x", "no JSON"),
+     replace(_OFF, shown=True)]
 )  # fmt: skip
 _PREFERENCE = st.sampled_from([None, *({"able": able} for able in (TIERS, ["large"], ["small"], ["small", "medium"]))])
 
