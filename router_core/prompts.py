@@ -1,0 +1,344 @@
+"""Prompts to ask: from a table with a prompt column, or from what LangSmith and OpenAI export.
+
+What a row is follows from its shape:
+
+=====================================  ====================================================================
+a row with                             is
+=====================================  ====================================================================
+``prompt``, ``text``, ``input`` or     a prompt (text, or a list of messages), with optional ``task``,
+``question``                           ``gold`` (``label``, ``answer``, ``ideal``), ``group``, ``query_id``,
+                                       ``split``
+``body``                               a request of an OpenAI batch file
+``messages``, no ``choices``           a conversation, such as a line of OpenAI fine-tuning data; its last
+                                       assistant turn is the gold answer
+``choices`` and ``messages``/``input`` a stored completion; what the model said is no gold answer
+``input`` (messages) and ``ideal``     a sample of OpenAI evals
+``item``                               an item of an OpenAI eval's data, read as a row of its own
+``inputs``                             a LangSmith example, its outputs the gold answer; or, with ``run_type``,
+                                       a LangSmith run, whose outputs are no gold answer
+=====================================  ====================================================================
+
+Of a conversation the turns up to the last human one are asked, and `route_text` of them is the prompt of the record. A
+row of an export that cannot be asked as text (images, tool calls) is set aside and counted; a row that cannot be
+read is an error with its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from router_core.conversations import Turns, is_conversation, split_answer, text_of, turns_of
+from router_core.errors import InputError
+from router_core.metrics import Gold
+from router_core.route_text import route_text
+from router_core.selection import SPLITS
+from router_core.tables import read_table
+
+__all__ = ["Prompt", "PromptFile", "read_prompts"]
+
+_PROMPTS = ("prompt", "text", "input", "question")
+_GOLDS = ("gold", "label", "answer", "ideal")
+_ANSWERS = ("output", "answer", "label", "gold", "expected", "response", "content", "generations", "choices", "message")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One query to ask every tier.
+
+    Attributes
+    ----------
+    query_id
+        As given, else made from the text.
+    turns
+        What the tiers are asked, (role, text) in order.
+    text
+        What is routed: `route_text` of the turns.
+    task, group, split
+        ``""`` where not given.
+    gold
+        The gold answer or answers, or None.
+    place
+        Where it stands, for messages.
+    """
+
+    query_id: str
+    turns: Turns
+    text: str
+    task: str
+    group: str
+    split: str
+    gold: Gold
+    place: str
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """What a file of prompts holds.
+
+    Attributes
+    ----------
+    prompts
+        In file order.
+    kinds
+        How many rows of each kind were found.
+    set_aside
+        Why rows cannot be asked as text, and how many.
+    """
+
+    prompts: tuple[Prompt, ...]
+    kinds: Mapping[str, int]
+    set_aside: Mapping[str, int]
+
+
+def read_prompts(path: str | Path, *, gold: str | None = None, task: str | None = None) -> PromptFile:
+    """Read the prompts of a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    gold
+        Column, or key of a LangSmith example's outputs, that holds the gold answer.
+    task
+        Task of every prompt that names none.
+
+    Raises
+    ------
+    InputError
+        Naming file, row and column, for a file or row that cannot be read.
+    MissingExtraError
+        For Parquet without pyarrow.
+    """
+    path = Path(path)
+    kinds: Counter[str] = Counter()
+    aside: Counter[str] = Counter()
+    prompts: list[Prompt] = []
+    ids: dict[str, str] = {}
+    for place, row in _rows(path):
+        kind, found = _read(row, gold, place)
+        kinds[kind] += 1
+        if isinstance(found, str):
+            aside[found] += 1
+            continue
+        prompt = _prompt(row, found, task, place, ids)
+        ids[prompt.query_id] = place
+        prompts.append(prompt)
+    if not prompts:
+        why = "; ".join(f"{count} with {reason}" for reason, count in aside.items()) or "the file is empty"
+        raise InputError(f"{path}: no prompt can be asked as text ({why})")
+    named = sum(bool(prompt.split) for prompt in prompts)
+    if 0 < named < len(prompts):
+        bare = next(prompt for prompt in prompts if not prompt.split)
+        raise InputError(f"{bare.place}: column 'split' is empty, though other rows have one; give every row one or none")
+    return PromptFile(tuple(prompts), dict(kinds), dict(aside))
+
+
+@dataclass(frozen=True)
+class _Found:
+    turns: Turns
+    gold: Gold
+    row: Mapping[str, Any]
+
+
+def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    if path.suffix.lower() == ".json":
+        return _json_rows(path)
+    table = read_table(path)
+    columns = {
+        name: values if isinstance(values, list) else values.to_pylist() for name, values in table.columns.items()
+    }
+    return [
+        (table.place(i), {name: _unpacked(values[i]) for name, values in columns.items() if values[i] is not None})
+        for i in range(len(table.numbers_of))
+    ]
+
+
+def _json_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    try:
+        told = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+    if isinstance(told, dict):
+        told = next((told[name] for name in ("examples", "runs", "data") if isinstance(told.get(name), list)), [told])
+    for number, row in enumerate(told, start=1) if isinstance(told, list) else ():
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: item {number} is not a JSON object")
+    if not isinstance(told, list) or not told:
+        raise InputError(f"{path}: holds no list of prompts")
+    return [(f"{path}: item {number}", dict(row)) for number, row in enumerate(told, start=1)]
+
+
+def _unpacked(cell: Any) -> Any:
+    """Tables hold conversations and objects as JSON text."""
+    if isinstance(cell, str) and cell[:2] in ('[{', '{"', "[["):
+        try:
+            told = json.loads(cell)
+        except (ValueError, RecursionError):
+            return cell
+        if isinstance(told, dict) or is_conversation(told):
+            return told
+    return cell
+
+
+def _read(row: Mapping[str, Any], gold: str | None, place: str) -> tuple[str, _Found | str]:
+    """What kind of row it is, and what it asks; or why it cannot be asked as text."""
+    kind = _kind(row, place)
+    try:
+        return kind, _found(kind, row, gold, place)
+    except ValueError as error:
+        if isinstance(error, InputError) or kind == "prompt":
+            raise InputError(str(error) if isinstance(error, InputError) else f"{place}: holds {error}") from None
+        return kind, str(error)
+
+
+def _kind(row: Mapping[str, Any], place: str) -> str:
+    if isinstance(row.get("body"), Mapping):
+        return "OpenAI batch request"
+    if isinstance(row.get("inputs"), Mapping):
+        return "LangSmith run" if "run_type" in row else "LangSmith example"
+    if isinstance(row.get("item"), Mapping):
+        return "OpenAI eval item"
+    if "choices" in row and ("messages" in row or "input" in row):
+        return "OpenAI stored completion"
+    if is_conversation(row.get("input")) and "ideal" in row:
+        return "OpenAI evals sample"
+    if "messages" in row:
+        return "OpenAI conversation"
+    if any(name in row for name in _PROMPTS):
+        return "prompt"
+    raise InputError(
+        f"{place}: has none of the columns {', '.join(_PROMPTS)}, messages, inputs or body; it has "
+        f"{', '.join(map(str, row)) or 'nothing'}"
+    )
+
+
+def _found(kind: str, row: Mapping[str, Any], gold: str | None, place: str) -> _Found:
+    if kind == "OpenAI eval item":
+        inner = {**{k: v for k, v in row.items() if k != "item"}, **row["item"]}
+        nested = _kind(inner, place)
+        return _found(nested, inner, gold, place)
+    if kind == "OpenAI batch request":
+        body = row["body"]
+        return _Found(_asked(body.get("messages", body.get("input")), "body.messages", place)[0], _gold(row, gold, place), row)
+    if kind.startswith("LangSmith"):
+        turns, _ = _asked(_input_of(row["inputs"], place), "inputs", place)
+        return _Found(turns, None if kind == "LangSmith run" and gold is None else _outputs(row, gold, place), row)
+    name = "messages" if kind in ("OpenAI conversation", "OpenAI stored completion") and "messages" in row else "input"
+    if kind == "prompt":
+        name = next(name for name in _PROMPTS if name in row)
+    turns, answer = _asked(row[name], name, place)
+    said = _gold(row, gold, place)
+    return _Found(turns, answer if said is None and kind == "OpenAI conversation" and gold is None else said, row)
+
+
+def _asked(value: Any, name: str, place: str) -> tuple[Turns, str | None]:
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        if not str(value).strip():
+            raise InputError(f"{place}: column {name!r} is empty; every row needs a prompt")
+        return (("human", str(value)),), None
+    if not is_conversation(value):
+        raise InputError(f"{place}: column {name!r} must be text or a list of messages with role and content")
+    turns, answer = split_answer(turns_of(value))
+    if not route_text(turns).strip():
+        raise InputError(f"{place}: the last human turn in {name!r} is empty; every row needs a prompt")
+    return turns, answer
+
+
+def _input_of(inputs: Mapping[str, Any], place: str) -> Any:
+    for name in ("messages", *_PROMPTS, "query"):
+        if name in inputs:
+            return inputs[name]
+    texts = [value for value in inputs.values() if isinstance(value, str) or is_conversation(value)]
+    if len(texts) == 1:
+        return texts[0]
+    raise InputError(f"{place}: which of the inputs {', '.join(inputs) or '(none)'} is the prompt? Name it 'input'")
+
+
+def _outputs(row: Mapping[str, Any], gold: str | None, place: str) -> Gold:
+    outputs = row.get("outputs", row.get("reference_outputs"))
+    if gold is not None and gold in row:
+        return _gold(row, gold, place)
+    if not isinstance(outputs, Mapping):
+        return None
+    if gold is not None:
+        return _gold(outputs, gold, place)
+    named = [outputs[name] for name in _ANSWERS if name in outputs]
+    if is_conversation(outputs.get("messages")):
+        named.append(outputs["messages"][-1])
+    found = named or [value for value in outputs.values() if isinstance(value, str)]
+    return _answer(found[0], place) if named or len(found) == 1 else None
+
+
+def _answer(value: Any, place: str) -> Gold:
+    """A gold answer from whatever holds it: text, labels, a message, generations."""
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, Mapping):
+        for name in ("message", "text", "content", "kwargs", "output"):
+            if value.get(name):
+                return _answer(value[name], place)
+        return None
+    return _as_gold(value, "outputs", place)
+
+
+def _gold(row: Mapping[str, Any], column: str | None, place: str) -> Gold:
+    if column is not None:
+        return _as_gold(row.get(column), column, place)
+    name = next((name for name in _GOLDS if row.get(name) is not None), None)
+    return None if name is None else _as_gold(row[name], name, place)
+
+
+def _as_gold(value: Any, column: str, place: str) -> Gold:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (bool, int, float)):
+        return str(value)
+    if isinstance(value, Sequence) and all(isinstance(one, (str, int, float)) for one in value):
+        return tuple(str(one) for one in value)
+    try:
+        return text_of(value)
+    except ValueError:
+        raise InputError(f"{place}: column {column!r} must be a gold answer: text, a number, or a list of them") from None
+
+
+def _prompt(row: Mapping[str, Any], found: _Found, task: str | None, place: str, ids: Mapping[str, str]) -> Prompt:
+    told = {**row, **found.row}
+    metadata = told.get("metadata") if isinstance(told.get("metadata"), Mapping) else {}
+
+    def text(name: str) -> str:
+        value = told.get(name, metadata.get(name))
+        if value is None:
+            return ""
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise InputError(f"{place}: column {name!r} must be text, not {type(value).__name__}")
+        return str(value).strip()
+
+    label = text("task") or (task or "").strip() or "default"
+    if label.split("/")[0] in ("", "*") or label.endswith("/*"):
+        raise InputError(f"{place}: task {label!r} is reserved or has no name before '/'; rename it")
+    split = text("split")
+    if split and split not in SPLITS:
+        raise InputError(f"{place}: column 'split' is {split!r}; it must be one of {', '.join(SPLITS)}")
+    content = json.dumps([label, found.turns], ensure_ascii=True)
+    try:
+        "".join(part for _, part in found.turns).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{place}: the prompt holds half a character (an unpaired surrogate)") from None
+    given = text("query_id") or text("custom_id") or (text("id") if "inputs" in told else "")
+    if given and given in ids:
+        raise InputError(f"{place}: query_id {given!r} was already given at {ids[given]}; keep one of the two")
+    made = hashlib.sha256(content.encode()).hexdigest()[:16]
+    repeat = 1
+    while not given and made in ids:
+        # The same question asked again is another query of the same group; the tiers are asked once for both.
+        repeat += 1
+        made = f"{made[:16]}-{repeat}"
+    return Prompt(given or made, found.turns, route_text(found.turns), label, text("group"), split, found.gold, place)
