@@ -120,7 +120,9 @@ def read_prompts(path: str | Path, *, gold: str | None = None, task: str | None 
     aside: Counter[str] = Counter()
     prompts: list[Prompt] = []
     ids: dict[str, str] = {}
+    columns: list[str] = []
     for place, row in _rows(path):
+        columns = columns or [str(name) for name in row]
         kind, found = _read(row, gold, place)
         kinds[kind] += 1
         if isinstance(found, str):
@@ -132,6 +134,8 @@ def read_prompts(path: str | Path, *, gold: str | None = None, task: str | None 
     if not prompts:
         why = "; ".join(f"{count} with {reason}" for reason, count in aside.items()) or "the file is empty"
         raise InputError(f"{path}: no prompt can be asked as text ({why})")
+    if gold is not None and all(prompt.gold is None for prompt in prompts):
+        raise InputError(f"{path}: --gold {gold!r} names no column with a value; the first row has {', '.join(columns)}")
     named = sum(bool(prompt.split) for prompt in prompts)
     if 0 < named < len(prompts):
         bare = next(prompt for prompt in prompts if not prompt.split)
@@ -193,9 +197,11 @@ def _read(row: Mapping[str, Any], gold: str | None, place: str) -> tuple[str, _F
     kind = _kind(row, place)
     try:
         return kind, _found(kind, row, gold, place)
+    except InputError:
+        raise
     except ValueError as error:
-        if isinstance(error, InputError) or kind == "prompt":
-            raise InputError(str(error) if isinstance(error, InputError) else f"{place}: holds {error}") from None
+        if kind == "prompt":
+            raise InputError(f"{place}: holds {error}; collect asks with text only") from None
         return kind, str(error)
 
 
@@ -311,10 +317,9 @@ def _as_gold(value: Any, column: str, place: str) -> Gold:
 
 def _prompt(row: Mapping[str, Any], found: _Found, task: str | None, place: str, ids: Mapping[str, str]) -> Prompt:
     told = {**row, **found.row}
-    metadata = told.get("metadata") if isinstance(told.get("metadata"), Mapping) else {}
 
     def text(name: str) -> str:
-        value = told.get(name, metadata.get(name))
+        value = told.get(name)
         if value is None:
             return ""
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):

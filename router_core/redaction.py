@@ -22,18 +22,18 @@ _SHORTEST_SECRET = 8
 
 # What providers' keys look like, and what carries one in a header, a URL or an argument.
 _KEY = re.compile(
-    r"\b(?:sk|pk|rk)-[A-Za-z0-9_\-*.]{6,}"
+    r"\bsk-[A-Za-z0-9_\-*.]{6,}"
     r"|\bsk_(?:live|test)_\w{6,}"
     r"|\bAIza[\w\-]{20,}|\bgh[pousr]_\w{20,}|\bhf_\w{20,}|\bgsk_\w{20,}|\bxox[abp]-[\w-]{10,}|\blsv2_\w{10,}"
     r"|\bAKIA[A-Z0-9]{12,}"
 )
 _CARRIED = re.compile(
     r"""(?ix)
-    ( \b (?:[\w-]*api[_-]?key | access[_-]?token | auth[_-]?token | client[_-]?secret | password)
-      ["']? \s* [=:] \s* ["']?
-    | \b authorization ["']? \s* [=:] \s* ["']? (?:bearer|basic)? \s*
-    | \b bearer \s+ (?=[\w\-.~+/]*\d) )
-    ( [\w\-.~+/*]{6,} )
+    ( (?: \b[\w-]*api[_-]?key | \baccess[_-]?token | \bauth[_-]?token | \bclient[_-]?secret | \bauthorization )
+      ["']? \s* [=:] \s* ["']? (?: (?:bearer|basic) \s+ )?
+    | \b (?:bearer|basic) \s+ )
+    # Code and prose that only speak of keys hold neither digits nor one unbroken word of this length.
+    ( (?= [\w\-.~+/*]*\d ) [\w\-.~+/*]{6,} | [\w\-~+/*]{20,} )
     """
 )
 _SECRET_NAME = re.compile(r"(?i)(?:api_?key|token|secret|password)$")
