@@ -95,7 +95,9 @@ def _role(message: Any) -> str | None:
 def _message_text(message: Mapping[str, Any]) -> str:
     inner = _fields(message)
     extra = inner.get("additional_kwargs")
-    if any(inner.get(name) or (isinstance(extra, Mapping) and extra.get(name)) for name in ("tool_calls", "function_call")):
+    if any(
+        inner.get(name) or (isinstance(extra, Mapping) and extra.get(name)) for name in ("tool_calls", "function_call")
+    ):
         raise ValueError("tool calls")
     if _role(message) == "tool":
         raise ValueError("tool results")

@@ -72,7 +72,7 @@ def set_f1(answer: Iterable[str], gold: Iterable[str]) -> float:
 
 
 def labels_of(text: str) -> tuple[str, ...]:
-    """The labels a text lists: a JSON list (a JSON text is one label), else its parts at commas, semicolons and lines."""
+    """The labels a text lists: a JSON list (a JSON text is one label), else its parts at ``,``, ``;`` and line ends."""
     try:
         told = json.loads(text)
     except (ValueError, RecursionError):

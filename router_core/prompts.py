@@ -28,23 +28,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from router_core.conversations import Turns, is_conversation, split_answer, text_of, turns_of
+from router_core.conversations import Turns, is_conversation
 from router_core.errors import InputError
 from router_core.metrics import Gold
+from router_core.prompt_shapes import Found, read_row
 from router_core.route_text import route_text
 from router_core.selection import SPLITS
 from router_core.tables import read_table
 
 __all__ = ["Prompt", "PromptFile", "read_prompts"]
-
-_PROMPTS = ("prompt", "text", "input", "question")
-_GOLDS = ("gold", "label", "answer", "ideal")
-_ANSWERS = ("output", "answer", "label", "gold", "expected", "response", "content", "generations", "choices", "message")
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def read_prompts(path: str | Path, *, gold: str | None = None, task: str | None 
     columns: list[str] = []
     for place, row in _rows(path):
         columns = columns or [str(name) for name in row]
-        kind, found = _read(row, gold, place)
+        kind, found = read_row(row, gold, place)
         kinds[kind] += 1
         if isinstance(found, str):
             aside[found] += 1
@@ -135,19 +132,16 @@ def read_prompts(path: str | Path, *, gold: str | None = None, task: str | None 
         why = "; ".join(f"{count} with {reason}" for reason, count in aside.items()) or "the file is empty"
         raise InputError(f"{path}: no prompt can be asked as text ({why})")
     if gold is not None and all(prompt.gold is None for prompt in prompts):
-        raise InputError(f"{path}: --gold {gold!r} names no column with a value; the first row has {', '.join(columns)}")
+        raise InputError(
+            f"{path}: --gold {gold!r} names no column with a value; the first row has {', '.join(columns)}"
+        )
     named = sum(bool(prompt.split) for prompt in prompts)
     if 0 < named < len(prompts):
         bare = next(prompt for prompt in prompts if not prompt.split)
-        raise InputError(f"{bare.place}: column 'split' is empty, though other rows have one; give every row one or none")
+        raise InputError(
+            f"{bare.place}: column 'split' is empty, though other rows have one; give every row one or none"
+        )
     return PromptFile(tuple(prompts), dict(kinds), dict(aside))
-
-
-@dataclass(frozen=True)
-class _Found:
-    turns: Turns
-    gold: Gold
-    row: Mapping[str, Any]
 
 
 def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -182,7 +176,7 @@ def _json_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def _unpacked(cell: Any) -> Any:
     """Tables hold conversations and objects as JSON text."""
-    if isinstance(cell, str) and cell[:2] in ('[{', '{"', "[["):
+    if isinstance(cell, str) and cell[:2] in ("[{", '{"', "[["):
         try:
             told = json.loads(cell)
         except (ValueError, RecursionError):
@@ -192,130 +186,7 @@ def _unpacked(cell: Any) -> Any:
     return cell
 
 
-def _read(row: Mapping[str, Any], gold: str | None, place: str) -> tuple[str, _Found | str]:
-    """What kind of row it is, and what it asks; or why it cannot be asked as text."""
-    kind = _kind(row, place)
-    try:
-        return kind, _found(kind, row, gold, place)
-    except InputError:
-        raise
-    except ValueError as error:
-        if kind == "prompt":
-            raise InputError(f"{place}: holds {error}; collect asks with text only") from None
-        return kind, str(error)
-
-
-def _kind(row: Mapping[str, Any], place: str) -> str:
-    if isinstance(row.get("body"), Mapping):
-        return "OpenAI batch request"
-    if isinstance(row.get("inputs"), Mapping):
-        return "LangSmith run" if "run_type" in row else "LangSmith example"
-    if isinstance(row.get("item"), Mapping):
-        return "OpenAI eval item"
-    if "choices" in row and ("messages" in row or "input" in row):
-        return "OpenAI stored completion"
-    if is_conversation(row.get("input")) and "ideal" in row:
-        return "OpenAI evals sample"
-    if "messages" in row:
-        return "OpenAI conversation"
-    if any(name in row for name in _PROMPTS):
-        return "prompt"
-    raise InputError(
-        f"{place}: has none of the columns {', '.join(_PROMPTS)}, messages, inputs or body; it has "
-        f"{', '.join(map(str, row)) or 'nothing'}"
-    )
-
-
-def _found(kind: str, row: Mapping[str, Any], gold: str | None, place: str) -> _Found:
-    if kind == "OpenAI eval item":
-        inner = {**{k: v for k, v in row.items() if k != "item"}, **row["item"]}
-        nested = _kind(inner, place)
-        return _found(nested, inner, gold, place)
-    if kind == "OpenAI batch request":
-        body = row["body"]
-        return _Found(_asked(body.get("messages", body.get("input")), "body.messages", place)[0], _gold(row, gold, place), row)
-    if kind.startswith("LangSmith"):
-        turns, _ = _asked(_input_of(row["inputs"], place), "inputs", place)
-        return _Found(turns, None if kind == "LangSmith run" and gold is None else _outputs(row, gold, place), row)
-    name = "messages" if kind in ("OpenAI conversation", "OpenAI stored completion") and "messages" in row else "input"
-    if kind == "prompt":
-        name = next(name for name in _PROMPTS if name in row)
-    turns, answer = _asked(row[name], name, place)
-    said = _gold(row, gold, place)
-    return _Found(turns, answer if said is None and kind == "OpenAI conversation" and gold is None else said, row)
-
-
-def _asked(value: Any, name: str, place: str) -> tuple[Turns, str | None]:
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        if not str(value).strip():
-            raise InputError(f"{place}: column {name!r} is empty; every row needs a prompt")
-        return (("human", str(value)),), None
-    if not is_conversation(value):
-        raise InputError(f"{place}: column {name!r} must be text or a list of messages with role and content")
-    turns, answer = split_answer(turns_of(value))
-    if not route_text(turns).strip():
-        raise InputError(f"{place}: the last human turn in {name!r} is empty; every row needs a prompt")
-    return turns, answer
-
-
-def _input_of(inputs: Mapping[str, Any], place: str) -> Any:
-    for name in ("messages", *_PROMPTS, "query"):
-        if name in inputs:
-            return inputs[name]
-    texts = [value for value in inputs.values() if isinstance(value, str) or is_conversation(value)]
-    if len(texts) == 1:
-        return texts[0]
-    raise InputError(f"{place}: which of the inputs {', '.join(inputs) or '(none)'} is the prompt? Name it 'input'")
-
-
-def _outputs(row: Mapping[str, Any], gold: str | None, place: str) -> Gold:
-    outputs = row.get("outputs", row.get("reference_outputs"))
-    if gold is not None and gold in row:
-        return _gold(row, gold, place)
-    if not isinstance(outputs, Mapping):
-        return None
-    if gold is not None:
-        return _gold(outputs, gold, place)
-    named = [outputs[name] for name in _ANSWERS if name in outputs]
-    if is_conversation(outputs.get("messages")):
-        named.append(outputs["messages"][-1])
-    found = named or [value for value in outputs.values() if isinstance(value, str)]
-    return _answer(found[0], place) if named or len(found) == 1 else None
-
-
-def _answer(value: Any, place: str) -> Gold:
-    """A gold answer from whatever holds it: text, labels, a message, generations."""
-    while isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, Mapping):
-        for name in ("message", "text", "content", "kwargs", "output"):
-            if value.get(name):
-                return _answer(value[name], place)
-        return None
-    return _as_gold(value, "outputs", place)
-
-
-def _gold(row: Mapping[str, Any], column: str | None, place: str) -> Gold:
-    if column is not None:
-        return _as_gold(row.get(column), column, place)
-    name = next((name for name in _GOLDS if row.get(name) is not None), None)
-    return None if name is None else _as_gold(row[name], name, place)
-
-
-def _as_gold(value: Any, column: str, place: str) -> Gold:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, (bool, int, float)):
-        return str(value)
-    if isinstance(value, Sequence) and all(isinstance(one, (str, int, float)) for one in value):
-        return tuple(str(one) for one in value)
-    try:
-        return text_of(value)
-    except ValueError:
-        raise InputError(f"{place}: column {column!r} must be a gold answer: text, a number, or a list of them") from None
-
-
-def _prompt(row: Mapping[str, Any], found: _Found, task: str | None, place: str, ids: Mapping[str, str]) -> Prompt:
+def _prompt(row: Mapping[str, Any], found: Found, task: str | None, place: str, ids: Mapping[str, str]) -> Prompt:
     told = {**row, **found.row}
 
     def text(name: str) -> str:

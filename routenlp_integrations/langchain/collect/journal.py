@@ -1,9 +1,9 @@
 """Answers on disk as they come, so that a killed run goes on where it stopped and nothing paid for is forgotten.
 
-A journal is a JSON-lines file that is only ever added to. Before a call its worst price is written (``ask``); what comes
-back closes it, as an answer with what it cost (``answer``) or as a call that cost nothing (``free``). A call that was
-neither answered nor refused, because it timed out or the process was killed, may have been billed: it stays
-counted at its worst price.
+A journal is a JSON-lines file that is only ever added to. Before a call its worst price is written (``ask``); what
+comes back closes it, as an answer with what it cost (``answer``) or as a call that cost nothing (``free``). A call
+that was neither answered nor refused, because it timed out or the process was killed, may have been billed: it
+stays counted at its worst price.
 """
 
 from __future__ import annotations
@@ -175,12 +175,15 @@ class Journal:
             raise
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(
-                f"{self._path}: line {number} is damaged; remove that line to ask its call again, or the file to start anew"
+                f"{self._path}: line {number} is damaged; remove the line to ask its call again, or the file to "
+                "start anew"
             ) from None
 
     def _check_head(self, row: Any) -> None:
         if row != _HEAD:
-            raise InputError(f"{self._path} is no journal of this version of routenlp collect; move it or choose another --out")
+            raise InputError(
+                f"{self._path} is no journal of this version of routenlp collect; move it or choose another --out"
+            )
 
 
 def _locked(path: Path) -> Any:
@@ -193,5 +196,7 @@ def _locked(path: Path) -> Any:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f"{path}: another routenlp collect is writing here; wait for it, or choose another --out") from None
+        raise InputError(
+            f"{path}: another routenlp collect is writing here; wait for it, or choose another --out"
+        ) from None
     return lock

@@ -44,7 +44,11 @@ def judge_turns(turns: Turns, gold: Gold, answer: str) -> Turns:
         What one of them said.
     """
     asked = turns[0][1] if len(turns) == 1 else "\n\n".join(f"{role}: {text}" for role, text in turns)
-    correct = "" if not gold else f"<correct_answer>\n{gold if isinstance(gold, str) else '; '.join(gold)}\n</correct_answer>\n"
+    correct = (
+        ""
+        if not gold
+        else f"<correct_answer>\n{gold if isinstance(gold, str) else '; '.join(gold)}\n</correct_answer>\n"
+    )
     told = f"<request>\n{asked}\n</request>\n{correct}<answer>\n{answer}\n</answer>\nGrade, 0 to 10:"
     return (("system", _RUBRIC), ("human", told))
 

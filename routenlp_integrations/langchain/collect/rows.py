@@ -51,8 +51,8 @@ def judged(prompt: Prompt, entry: Entry, redact: Redaction) -> Turns:
 def record_rows(prompts: Sequence[Prompt], file: TiersFile, journal: Journal, grader: str, redact: Redaction) -> Graded:
     """Grade what the journal holds.
 
-    An answer that is missing, was filtered, or could not be graded has quality null. Grades see what is stored: prompts,
-    answers and gold answers are redacted first.
+    An answer that is missing, was filtered, or could not be graded has quality null. Grades see what is stored:
+    prompts, answers and gold answers are redacted first.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def _redacted(gold: Gold, redact: Redaction) -> Gold:
 
 
 def _splits(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[str]:
-    """The splits given, else those of the hash rule over near-duplicates, as `router_core.splits.prepare` makes them."""
+    """The splits given, else those `router_core.splits.prepare` makes: the hash rule over near-duplicates."""
     if prompts and prompts[0].split:
         return [prompt.split for prompt in prompts]
     keys = [prompt.group or hash_key(text) for prompt, text in zip(prompts, texts, strict=True)]

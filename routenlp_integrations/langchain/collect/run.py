@@ -87,25 +87,28 @@ class Collection:
     async def _work(self, waiting: Iterator[Prompt], total: int) -> None:
         purse = self._askers[0].purse
         for prompt in waiting:
-            if self._outcome.stopped:
+            if self._over():
                 return
             try:
                 await self._query(prompt)
             except BudgetSpent:
                 self._outcome.stopped = self._outcome.stopped or "budget"
                 return
-            if self._outcome.stopped:
+            if self._over():
                 return
             self._outcome.asked.add(prompt.query_id)
             if self._tick is not None:
                 self._tick(len(self._outcome.asked), total, purse.spent, purse.left)
 
+    def _over(self) -> bool:
+        return bool(self._outcome.stopped)
+
     async def _query(self, prompt: Prompt) -> None:
         for asker in self._askers:
-            if self._outcome.stopped:
+            if self._over():
                 return
             entry = await self._ask(asker, prompt.turns)
-            if self._judge is not None and entry is not None and not entry.missing and not self._outcome.stopped:
+            if self._judge is not None and entry is not None and not entry.missing and not self._over():
                 await self._ask(self._judge, judged(prompt, entry, self._judge.redact))
 
     async def _ask(self, asker: Asker, turns: Turns) -> Entry | None:
@@ -118,7 +121,9 @@ class Collection:
             self._outcome.failed[name] += 1
             self._outcome.why.setdefault(name, str(failure))
             if self._outcome.failed[name] >= _HOPELESS and not self._answered[name]:
-                self._outcome.stopped = f"{name} failed {_HOPELESS} times and never answered ({self._outcome.why[name]})"
+                self._outcome.stopped = (
+                    f"{name} failed {_HOPELESS} times and never answered ({self._outcome.why[name]})"
+                )
             return None
         self._answered[name] += 1
         return entry

@@ -215,25 +215,35 @@ def _asked(row: Any, place: str, *, max_tokens: int = _MAX_TOKENS) -> Asked:
     _refuse_keys(row, place)
     for key in row:
         if key not in _KNOWN:
-            raise InputError(f"{place}: unknown key {str(key)!r}; known are {', '.join(_KNOWN)}; others go under params")
+            raise InputError(
+                f"{place}: unknown key {str(key)!r}; known are {', '.join(_KNOWN)}; others go under params"
+            )
     for key in ("name", "model"):
         if not isinstance(row.get(key), str) or not row[key].strip():
             raise InputError(f"{place}: {key} is missing; give it as text")
-    params = {} if row.get("params") is None else row["params"]
-    if not isinstance(params, Mapping):
+    params = _params(row.get("params"), place, max_tokens)
+    tier = Tier(name=row["name"], model=row["model"], **{key: row[key] for key in _OF_TIER if row.get(key) is not None})
+    if not tier.priced and row.get("usd_per_call") is None:
+        raise InputError(
+            f"{place}: its price is missing; add input_usd_per_m and output_usd_per_m (US dollars per 1M tokens, 0 for "
+            "a model of your own), or usd_per_call"
+        )
+    return Asked(tier, row["model"].strip(), params, *_ways(row, place))
+
+
+def _params(given: Any, place: str, max_tokens: int) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
         raise InputError(f"{place}: params must be a mapping, such as {{temperature: 0, max_tokens: 256}}")
-    params = {"max_tokens": max_tokens, **{str(key): value for key, value in params.items()}}
+    params = {"max_tokens": max_tokens, **{str(key): value for key, value in (given or {}).items()}}
     for outside in ("timeout", "max_retries", "model"):
         if outside in params:
             raise InputError(f"{place}: {outside} stands beside params, not in it")
     if isinstance(params["max_tokens"], bool) or not isinstance(params["max_tokens"], int) or params["max_tokens"] < 1:
         raise InputError(f"{place}: max_tokens must be a whole number above 0; it bounds the price of a call")
-    tier = Tier(name=row["name"], model=row["model"], **{key: row[key] for key in _OF_TIER if row.get(key) is not None})
-    if not tier.priced and row.get("usd_per_call") is None:
-        raise InputError(
-            f"{place}: its price is missing; add input_usd_per_m and output_usd_per_m (US dollars per 1M tokens, 0 for a "
-            "model of your own), or usd_per_call"
-        )
+    return params
+
+
+def _ways(row: Mapping[str, Any], place: str) -> tuple[str | None, float, int]:
     env = row.get("api_key_env")
     if env is not None and not (isinstance(env, str) and re.fullmatch(r"[A-Za-z_]\w*", env)):
         raise InputError(f"{place}: api_key_env must be the name of an environment variable")
@@ -242,7 +252,7 @@ def _asked(row: Any, place: str, *, max_tokens: int = _MAX_TOKENS) -> Asked:
         raise InputError(f"{place}: timeout must be seconds, above 0")
     if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= 100:
         raise InputError(f"{place}: max_retries must be a whole number from 0 to 100")
-    return Asked(tier, row["model"].strip(), params, env, float(timeout), retries)
+    return env, float(timeout), retries
 
 
 def _judge(model: str, told: Any, tiers: tuple[Asked, ...]) -> Asked:
