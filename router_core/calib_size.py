@@ -32,7 +32,7 @@ class CalibSize:
     least
         Per alpha the least number of rows that can certify anything, with no bad answer among them.
     realistic
-        Per alpha the number at which a policy of joint risk min(bad_rate, alpha / 2) passes the test on average.
+        Per alpha `realistic_n` of the bad rate, which few rows are not allowed to make nothing: (bad + 1) / (rows + 2).
     """
 
     rows: int
@@ -70,12 +70,13 @@ def calib_sizes(records: Records, delta: float = 0.1) -> dict[str, CalibSize]:
         rates = (quality[:, -1:] - quality[:, :-1] > 0).mean(axis=0) if len(quality) else np.empty(0)
         best = int(rates.argmin()) if rates.size else None
         rate = None if best is None else float(rates[best])
+        shrunk = ((rate or 0.0) * len(quality) + 1.0) / (len(quality) + 2.0)
         told[task] = CalibSize(
             rows=int(here[prepared.calib].sum()),
             tier=None if best is None else settled.models[best],
             bad_rate=rate,
             train_rows=len(quality),
             least={alpha: least_n("joint", alpha, delta) for alpha in ALPHAS},
-            realistic={alpha: realistic_n(1.0 if rate is None else rate, alpha, delta) for alpha in ALPHAS},
+            realistic={alpha: realistic_n(shrunk, alpha, delta) for alpha in ALPHAS},
         )
     return told

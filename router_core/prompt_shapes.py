@@ -124,7 +124,7 @@ def _answer(value: Any, place: str) -> Gold:
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, Mapping):
-        for name in ("message", "text", "content", "kwargs", "output"):
+        for name in ("message", "text", "content", "kwargs", "data", "output"):
             if value.get(name):
                 return _answer(value[name], place)
         return None

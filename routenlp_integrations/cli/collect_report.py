@@ -45,8 +45,8 @@ def print_collected(out: Console, told: dict[str, Any], path: Path, metric: str,
         )
     if metric.startswith("judge:"):
         out.print(
-            "Graded by a judge: a certificate made from these records is about this judge's grades, not people's. Grade "
-            "some by hand, and add the share on which judge and people disagree to the risk you name."
+            "Graded by a judge: a certificate made from these records is about this judge's grades, not people's. "
+            "Grade some by hand, and add the share on which judge and people disagree to the risk you name."
         )
     if metric == "agree_with_reference":
         out.print(f"Graded by agreement with {tiers[-1]}: a better answer than its own counts as bad.")

@@ -76,6 +76,7 @@ class Journal:
         self._path = Path(path)
         self._entries: dict[str, Entry] = {}
         self._open: dict[str, list[float]] = {}
+        self._new = False
         self.spent = 0.0
         self._lock = _locked(self._path)
         try:
@@ -127,6 +128,9 @@ class Journal:
         if not self._file.closed:
             self._sync()
             self._file.close()
+        if self._new:
+            # Nothing was asked: leave the folder as it was.
+            self._path.unlink(missing_ok=True)
         self._lock.release()
 
     def _sync(self) -> None:
@@ -135,6 +139,7 @@ class Journal:
 
     def _write(self, row: dict[str, Any]) -> None:
         self._take(row)
+        self._new = False
         # Unbuffered, so that a killed process leaves every line it wrote.
         self._file.write((json.dumps(row, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n").encode())
 
@@ -163,6 +168,7 @@ class Journal:
         file = self._path.open("r+b" if content else "wb", buffering=0)
         file.truncate(len(whole))
         file.seek(len(whole))
+        self._new = not content
         if not whole:
             file.write((json.dumps(_HEAD) + "\n").encode())
         return file
@@ -192,7 +198,7 @@ def _locked(path: Path) -> Any:
         from filelock import FileLock, Timeout
     except ImportError:
         raise MissingExtraError("collect", "keep a journal") from None
-    lock = FileLock(f"{path}.lock")
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
