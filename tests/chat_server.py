@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat server on the loopback interface that answers, fails and breaks off as a test tells it to."""
+"""An OpenAI-compatible chat server on the loopback interface: answers, fails and breaks off as a test tells it."""
 
 from __future__ import annotations
 

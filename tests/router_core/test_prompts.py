@@ -83,7 +83,7 @@ SHAPES: list[tuple[str, dict[str, Any], Any]] = [
     ("OpenAI conversation", {"messages": [SYSTEM, USER, {"role": "assistant", "content": "Rent."}]}, "Rent."),
     ("OpenAI conversation", {"messages": [SYSTEM, USER], "answer": "Tax."}, "Tax."),
     ("prompt", {"prompt": [SYSTEM, USER], "label": "Tax."}, "Tax."),
-    ("OpenAI batch request", {"custom_id": "r", "url": "/v1", "body": {"model": "m", "messages": [SYSTEM, USER]}}, None),
+    ("OpenAI batch request", {"custom_id": "r", "url": "/v1", "body": {"messages": [SYSTEM, USER]}}, None),
     ("OpenAI batch request", {"custom_id": "r", "body": {"model": "m", "input": [SYSTEM, USER]}}, None),
     (
         "OpenAI stored completion",
@@ -117,8 +117,8 @@ SHAPES: list[tuple[str, dict[str, Any], Any]] = [
             "inputs": {
                 "messages": [
                     [
-                        {"lc": 1, "type": "constructor", "id": ["x", "SystemMessage"], "kwargs": {"content": "Be brief."}},
-                        {"lc": 1, "type": "constructor", "id": ["x", "HumanMessage"], "kwargs": {"content": "What is due?"}},
+                        {"lc": 1, "id": ["x", "SystemMessage"], "kwargs": {"content": "Be brief."}},
+                        {"lc": 1, "id": ["x", "HumanMessage"], "kwargs": {"content": "What is due?"}},
                     ]
                 ]
             },
@@ -182,7 +182,7 @@ def test_what_is_no_text_is_set_aside_and_counted(tmp_path: Path) -> None:
     found = _read(tmp_path, rows)
     assert len(found.prompts) == 1
     assert found.set_aside == {"'image_url' content": 1, "tool calls": 1, "tool results": 1}
-    with pytest.raises(InputError, match="no prompt can be asked as text .1 with 'image_url' content"):
+    with pytest.raises(InputError, match=r"no prompt can be asked as text .1 with 'image_url' content"):
         _read(tmp_path, [{"messages": [image]}])
 
 
@@ -202,7 +202,7 @@ def test_what_is_no_text_is_set_aside_and_counted(tmp_path: Path) -> None:
         ([{"prompt": "a", "task": ["t"]}], r"line 1: column 'task' must be text, not list"),
         ([{"prompt": "a", "split": "dev"}], r"line 1: column 'split' is 'dev'; it must be one of train"),
         ([{"prompt": "a", "split": "train"}, {"prompt": "b"}], r"line 2: column 'split' is empty, though other rows"),
-        ([{"prompt": "a", "query_id": 1}, {"prompt": "b", "query_id": "1"}], r"line 2: query_id '1' was .* at .*line 1"),
+        ([{"prompt": "a", "query_id": 1}, {"prompt": "b", "query_id": "1"}], r"line 2: query_id '1' was .*line 1"),
         ([{"prompt": "a \ud800"}], r"line 1: .*half a character"),
     ],
 )  # fmt: skip

@@ -97,6 +97,7 @@ class Asker:
             stop=stop_after_attempt(self.asked.max_retries + 1),
             retry=retry_if_exception(_may_help),
             wait=_wait,
+            sleep=_sleep,
             reraise=True,
         )
         try:
@@ -178,6 +179,10 @@ def _may_help(error: BaseException) -> bool:
         return True
     names = " ".join(kind.__name__ for kind in type(error).__mro__)
     return any(word in names for word in ("Timeout", "Connection", "TransportError"))
+
+
+async def _sleep(seconds: float) -> None:
+    await asyncio.sleep(seconds)
 
 
 def _wait(state: RetryCallState) -> float:

@@ -125,13 +125,15 @@ class Journal:
 
     def close(self) -> None:
         """Sync and let go."""
-        if not self._file.closed:
-            self._sync()
+        try:
+            if not self._file.closed:
+                self._sync()
+        finally:
             self._file.close()
-        if self._new:
-            # Nothing was asked: leave the folder as it was.
-            self._path.unlink(missing_ok=True)
-        self._lock.release()
+            if self._new:
+                # Nothing was asked: leave the folder as it was.
+                self._path.unlink(missing_ok=True)
+            self._lock.release()
 
     def _sync(self) -> None:
         os.fsync(self._file.fileno())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import Field
 from scripted import ScriptedModel
 
 from routenlp_integrations.langchain.collect import Asked, Asker, Journal, Purse
@@ -16,7 +17,7 @@ from router_core.redaction import Redaction
 MakeAsker = Callable[..., Asker]
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - named for what happened
     """A provider's error, as their clients raise it."""
 
     def __init__(self, status: int, headers: dict[str, str] | None = None, said: str = "refused") -> None:
@@ -28,7 +29,7 @@ class Refused(Exception):
 class Flaky(ScriptedModel):
     """Raises its `errors` one after the other before it answers."""
 
-    errors: list[BaseException] = []
+    errors: list[BaseException] = Field(default_factory=list)
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
         if self.errors:
