@@ -92,8 +92,9 @@ class ChatServer:
     def _stream(self, request: BaseHTTPRequestHandler, text: str, head: dict[str, Any]) -> None:
         request.send_response(200)
         request.send_header("Content-Type", "text/event-stream")
-        # A length that is never reached, so that closing early is seen as breaking off.
-        request.send_header("Content-Length", "1000000" if self.cut_after is not None else "")
+        if self.cut_after is not None:
+            # A length that is never reached, so that closing early is seen as breaking off.
+            request.send_header("Content-Length", "1000000")
         request.end_headers()
         for number, word in enumerate(text.split(" ")):
             if number == self.cut_after:

@@ -68,9 +68,15 @@ def _print_calib(out: Console, told: dict[str, Any], path: Path) -> None:
         out.print("How many calib rows each alpha needs is told where routenlp[fit] is installed.")
         return
     from router_core.calib_size import ALPHAS, calib_sizes
+    from router_core.errors import InputError
     from router_core.records import read_records
 
-    sizes = calib_sizes(read_records(path), _DELTA)
+    try:
+        sizes = calib_sizes(read_records(path), _DELTA)
+    except InputError as error:
+        # They are written all the same: what is missing may come with the next run.
+        out.print(f"Not enough for a router yet: {error}")
+        return
     heading(out, f"Calib rows, and how many each alpha needs at delta {_DELTA:g} (least / realistic)")
     made = table(("task", "left"), ("rows", "right"), *((f"alpha {alpha:g}", "right") for alpha in ALPHAS))
     for task, size in sizes.items():

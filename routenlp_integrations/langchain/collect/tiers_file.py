@@ -40,6 +40,7 @@ _PRICES = ("input_usd_per_m", "output_usd_per_m", "usd_per_call")
 _OF_TIER = (*_PRICES, "assumed_completion_tokens", "latency_ms")
 _KNOWN = ("name", "model", "params", "api_key_env", "timeout", "max_retries", *_OF_TIER)
 _SECRET = re.compile(r"(?i)(api_?key|secret|password|authorization|bearer|credential|(^|_)token$)")
+_LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "num_predict")
 _MAX_TOKENS = 1024
 _JUDGE_MAX_TOKENS = 16
 _TIMEOUT_S = 120.0
@@ -59,7 +60,8 @@ class Asked:
     model
         String of `langchain.chat_models.init_chat_model`.
     params
-        What the model is made with; ``max_tokens`` is always set, because it bounds the price of a call.
+        What the model is made with; ``max_tokens``, or its provider's name for it, is always set, because it bounds
+        the price of a call.
     api_key_env
         Environment variable that holds the key, or None for the provider's own.
     timeout
@@ -83,7 +85,7 @@ class Asked:
     @property
     def max_tokens(self) -> int:
         """Longest answer in tokens."""
-        return int(self.params["max_tokens"])
+        return int(next(self.params[name] for name in _LENGTHS if name in self.params))
 
     @property
     def assumed_completion_tokens(self) -> int:
@@ -234,11 +236,21 @@ def _asked(row: Any, place: str, *, max_tokens: int = _MAX_TOKENS) -> Asked:
 def _params(given: Any, place: str, max_tokens: int) -> dict[str, Any]:
     if given is not None and not isinstance(given, Mapping):
         raise InputError(f"{place}: params must be a mapping, such as {{temperature: 0, max_tokens: 256}}")
-    params = {"max_tokens": max_tokens, **{str(key): value for key, value in (given or {}).items()}}
+    params = {str(key): value for key, value in (given or {}).items()}
     for outside in ("timeout", "max_retries", "model"):
         if outside in params:
             raise InputError(f"{place}: {outside} stands beside params, not in it")
-    if isinstance(params["max_tokens"], bool) or not isinstance(params["max_tokens"], int) or params["max_tokens"] < 1:
+    for key, value in params.items():
+        hidden = [name for name in (*_LENGTHS, "n") if isinstance(value, Mapping) and name in value]
+        if hidden:
+            raise InputError(f"{place}: {hidden[0]} stands in params, not in its {key}; it bounds the price of a call")
+    if params.get("n", 1) != 1:
+        raise InputError(f"{place}: n must be 1; collect takes one answer a call")
+    named = [name for name in _LENGTHS if name in params]
+    if len(named) > 1:
+        raise InputError(f"{place}: {named[0]} and {named[1]} say the same; give one of them")
+    length = params.setdefault(named[0] if named else "max_tokens", max_tokens)
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
         raise InputError(f"{place}: max_tokens must be a whole number above 0; it bounds the price of a call")
     return params
 

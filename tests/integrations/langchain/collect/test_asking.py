@@ -117,20 +117,34 @@ async def test_answers_are_stored_redacted(make_asker: MakeAsker, journal: Journ
     assert "abcdef" not in written
 
 
-async def test_the_budget_is_never_exceeded(make_asker: MakeAsker, journal: Journal) -> None:
-    """Whatever the concurrency, no call starts whose worst price is not there; a loose purse fails this."""
+class LoosePurse(Purse):
+    """The broken rule: a call may start while anything is left, whatever is in flight."""
+
+    async def hold(self, usd: float) -> bool:
+        """Set aside without looking."""
+        if self.spent >= self.budget:
+            return False
+        self._held += usd
+        self._calls += 1
+        return True
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("kind", [Purse, LoosePurse])
+async def test_the_budget_is_never_exceeded(kind: type[Purse], concurrency: int, make_asker: MakeAsker) -> None:
+    """Whatever the concurrency, no call starts whose worst price is not there; a loose purse overspends."""
     worst = worst_price(make_asker(ScriptedModel()).asked, _prompt(10).turns)
-    for concurrency in (1, 8):
-        purse = Purse(journal.spent + 3.5 * worst, journal.spent)
-        usage: Any = {"input_tokens": 40, "output_tokens": 10, "total_tokens": 50}
-        asker = make_asker(ScriptedModel(usage=usage, delay=0.01), purse, name=f"t{concurrency}")
-        most = 0.0
-        outcome = await Collection([asker], tick=lambda *_: None).run([_prompt(i) for i in range(10, 60)], concurrency)
-        most = max(most, purse.spent)
-        assert outcome.stopped == "budget"
-        assert 3 <= len(outcome.asked) < 50
-        assert most <= purse.budget
+    purse = kind(3.5 * worst)
+    usage: Any = {"input_tokens": 70, "output_tokens": 10, "total_tokens": 80}
+    asker = make_asker(ScriptedModel(usage=usage, delay=0.01), purse)
+    outcome = await Collection([asker]).run([_prompt(i) for i in range(10, 60)], concurrency)
+    assert outcome.stopped == "budget"
+    assert 3 <= len(outcome.asked) < 50
+    if kind is Purse:
+        assert purse.spent <= purse.budget
         assert purse.left < worst
+    else:
+        assert purse.spent > purse.budget
 
 
 async def test_a_purse_waits_for_what_is_in_flight() -> None:

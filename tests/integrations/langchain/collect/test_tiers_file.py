@@ -44,6 +44,14 @@ def test_tiers_are_read_in_cascade_order(tmp_path: Path) -> None:
     assert file.judge is None
 
 
+def test_a_provider_may_name_the_length_its_own_way(tmp_path: Path) -> None:
+    """The bound is taken from whatever name it has, and no second one is passed on."""
+    text = TWO.replace("{max_tokens: 64}", "{num_predict: 32}")
+    large = read_tiers(_file(tmp_path, text)).tiers[1]
+    assert large.max_tokens == 32
+    assert large.params == {"num_predict": 32}
+
+
 def test_a_bare_list_is_read(tmp_path: Path) -> None:
     """The key `tiers` may be left out."""
     text = TWO.replace("tiers:\n", "")
@@ -78,6 +86,9 @@ def test_the_fingerprint_is_of_what_decides_answers(tmp_path: Path) -> None:
         (f"- {{name: a, model: m, params: [1], {PRICE}}}", "params must be a mapping"),
         (f"- {{name: a, model: m, params: {{max_tokens: 0}}, {PRICE}}}", "max_tokens must be a whole number above 0"),
         (f"- {{name: a, model: m, params: {{timeout: 3}}, {PRICE}}}", "timeout stands beside params"),
+        (f"- {{name: a, model: m, params: {{n: 2}}, {PRICE}}}", "n must be 1"),
+        (f"- {{name: a, model: m, params: {{model_kwargs: {{max_tokens: 9}}}}, {PRICE}}}", "not in its model_kwargs"),
+        (f"- {{name: a, model: m, params: {{max_tokens: 9, num_predict: 8}}, {PRICE}}}", "say the same; give one"),
         (f"- {{name: a, model: m, timeout: 0, {PRICE}}}", "timeout must be seconds"),
         (f"- {{name: a, model: m, max_retries: -1, {PRICE}}}", "max_retries must be"),
         (f"- {{name: a, model: m, api_key_env: 'a b', {PRICE}}}", "must be the name of an environment variable"),
