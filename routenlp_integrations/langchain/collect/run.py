@@ -90,11 +90,12 @@ class Collection:
             if self._over():
                 return
             try:
-                await self._query(prompt)
+                complete = await self._query(prompt)
             except BudgetSpent:
                 self._outcome.stopped = self._outcome.stopped or "budget"
                 return
-            if self._over():
+            # What another worker ran into does not undo a query that is complete.
+            if not complete:
                 return
             self._outcome.asked.add(prompt.query_id)
             if self._tick is not None:
@@ -103,13 +104,17 @@ class Collection:
     def _over(self) -> bool:
         return bool(self._outcome.stopped)
 
-    async def _query(self, prompt: Prompt) -> None:
+    async def _query(self, prompt: Prompt) -> bool:
+        """Ask about one prompt; False when the run ended before all was asked."""
         for asker in self._askers:
             if self._over():
-                return
+                return False
             entry = await self._ask(asker, prompt.turns)
-            if self._judge is not None and entry is not None and not entry.missing and not self._over():
+            if self._judge is not None and entry is not None and not entry.missing:
+                if self._over():
+                    return False
                 await self._ask(self._judge, judged(prompt, entry, self._judge.redact))
+        return True
 
     async def _ask(self, asker: Asker, turns: Turns) -> Entry | None:
         name = asker.asked.name
