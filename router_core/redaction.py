@@ -104,7 +104,7 @@ class Redaction:
 
 def _compiled(pattern: str) -> Any:
     try:
-        import regex  # type: ignore[import-untyped]
+        import regex
     except ImportError:
         raise MissingExtraError("collect", "redact by pattern") from None
     try:
