@@ -1,74 +1,254 @@
-"""Fit the rivals: kNN over hidden vectors and isotonic recalibration of the encoder."""
+"""Fit the rivals, every choice of theirs by cross-validation on train with groups together.
+
+Each comes as a pair: `fit_<rival>` makes the model, `<rival>_held_out` scores the rows it was fitted on by models that
+saw neither the row nor its group, for laying paths on them.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router_core.baselines import Isotonic, Neighbours, unit
+from router_core.baselines import Clusters, Factors, Isotonic, Neighbours, unit
 
-__all__ = ["fit_isotonic", "fit_neighbours", "neighbour_risk"]
+__all__ = [
+    "Lesson",
+    "Tuning",
+    "clusters_held_out",
+    "factors_held_out",
+    "fit_clusters",
+    "fit_factors",
+    "fit_isotonic",
+    "fit_neighbours",
+    "isotonic_held_out",
+    "neighbours_held_out",
+]
 
-_SIZES = (10, 20, 40, 80, 160)
+_NEIGHBOURS = (10, 20, 40, 80, 160)
+_CLUSTERS = (4, 8, 16, 32, 64, 128)
+_VOTERS = (1, 3)
+_PRIOR = 5.0
+"""Pseudo-queries of the overall pass rate in every cluster."""
+_RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+_RANKS = (1, 2, 4, 8)
 _CHECKED = 1_500
+"""Most rows on which the choices that are slow to check are compared."""
+Floats = NDArray[np.float64]
 
 
-def fit_neighbours(
-    hidden: NDArray[np.float64], bad: NDArray[np.uint8], group: NDArray[np.intp], *, seed: int
-) -> Neighbours:
-    """Take the k with the least squared error, leaving the row's group out.
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What rivals that see hidden vectors learn from.
 
-    Parameters
+    Attributes
     ----------
     hidden
         float64 [m, d], train queries.
-    bad
-        uint8 [m, K].
-    group
-        [m], rows of one group never vote for each other.
+    passed
+        uint8 [m, K-1].
+    group, fold
+        [m]; rows of one group share a fold.
     seed
-        Seed of the rows on which k is compared.
+        Seed of everything random.
     """
-    passed = (1 - bad[:, :-1]).astype(np.uint8)
-    rows = np.random.default_rng(seed).permutation(len(hidden))[:_CHECKED]
-    # Half precision, as the bundle stores them: what is certified is what is loaded.
-    units = np.stack([unit(vector) for vector in hidden]).astype(np.float16).astype(np.float32)
-    best: tuple[float, Neighbours] | None = None
-    for k in _SIZES:
-        if best is not None and k > len(hidden) // 4:
-            break
-        model = Neighbours(units, passed, k)
-        error = float(np.mean((neighbour_risk(model, hidden[rows], group[rows], group) - bad[rows, :-1]) ** 2))
-        if best is None or error < best[0]:
-            best = (error, model)
-    if best is None:
-        msg = "no neighbourhood size to choose from"
-        raise ValueError(msg)
-    return best[1]
+
+    hidden: Floats
+    passed: NDArray[np.uint8]
+    group: NDArray[np.intp]
+    fold: NDArray[np.intp]
+    seed: int
+
+    def order(self) -> NDArray[np.intp]:
+        """An order of the rows that depends on what they hold alone, so that the order in a file decides nothing."""
+        return np.lexsort((self.fold, *self.passed.T, *self.hidden.T))
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Self:
+        """The given rows."""
+        return replace(
+            self, hidden=self.hidden[rows], passed=self.passed[rows], group=self.group[rows], fold=self.fold[rows]
+        )
+
+    def units(self) -> NDArray[np.float32]:
+        """The vectors at length one, float32 [m, d]."""
+        length = np.linalg.norm(self.hidden, axis=1, keepdims=True)
+        return np.asarray(self.hidden / np.where(length > 0.0, length, 1.0), np.float32)
+
+    def checked(self) -> Self:
+        """At most 1,500 of the rows, drawn by the seed."""
+        return self.take(np.random.default_rng(self.seed).permutation(len(self.hidden))[:_CHECKED])
+
+    def error(self, risk: Floats) -> float:
+        """Mean squared error of P(bad)."""
+        return float(np.mean((1.0 - risk - self.passed) ** 2))
 
 
-def neighbour_risk(
-    model: Neighbours,
-    hidden: NDArray[np.float64],
-    own: NDArray[np.intp] | None,
-    group: NDArray[np.intp] | None,
-) -> NDArray[np.float64]:
-    """P(bad) by kNN, float64 [n, K-1]; with groups, a row's own group does not vote."""
-    return np.stack(
-        [
-            model.risk(vector, None if own is None or group is None else group == own[r])
-            for r, vector in enumerate(hidden)
-        ]
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """The rows on which paths are laid: tune, or train out of fold.
+
+    Attributes
+    ----------
+    hidden
+        float64 [n, d]; None where they are the rows of the lesson, in the order of the file.
+    risk
+        By kind of models: the encoder's P(bad), float64 [n, K-1].
+    passed
+        uint8 [n, K-1].
+    fold
+        [n]; rows of one group share a fold.
+    """
+
+    hidden: Floats | None
+    risk: Mapping[str, Floats]
+    passed: NDArray[np.uint8]
+    fold: NDArray[np.intp]
+
+
+def fit_neighbours(lesson: Lesson) -> Neighbours:
+    """Take the number of neighbours with the least squared error, leaving the row's group out."""
+    # Half precision, as the bundle stores them: what is certified is what is loaded. So below.
+    units = lesson.units().astype(np.float16).astype(np.float32)
+    checked = lesson.checked()
+    sizes = [k for k in _NEIGHBOURS if k == _NEIGHBOURS[0] or k <= len(units) // 4]
+    models = [Neighbours(units, lesson.passed, k) for k in sizes]
+    return min(models, key=lambda model: checked.error(_without_own_group(model, checked, lesson.group)))
+
+
+def neighbours_held_out(model: Neighbours, lesson: Lesson) -> Floats:
+    """P(bad) of the train rows, float64 [m, K-1]; a row's own group does not vote."""
+    return _without_own_group(model, lesson, lesson.group)
+
+
+def _without_own_group(model: Neighbours, asked: Lesson, voters: NDArray[np.intp]) -> Floats:
+    return np.stack([model.vote(vector, voters == own) for vector, own in zip(asked.hidden, asked.group, strict=True)])
+
+
+def fit_clusters(lesson: Lesson) -> Clusters:
+    """k-means over the vectors at length one; how many clusters there are, and how many vote, is cross-validated."""
+    units = lesson.units()
+    sizes = [k for k in _CLUSTERS if k == _CLUSTERS[0] or k <= len(units) // 4]
+    models = []
+    for size in sizes:
+        centres = _centres(units, size, lesson.seed)
+        rate = _rates(centres, units, lesson)
+        models += [Clusters(centres, rate, voters) for voters in _VOTERS]
+    return min(models, key=lambda model: lesson.error(clusters_held_out(model, lesson)))
+
+
+def clusters_held_out(model: Clusters, lesson: Lesson) -> Floats:
+    """P(bad) of the train rows, float64 [m, K-1], by pass rates without the row's fold.
+
+    The centres, which know of no outcome, are those of all rows.
+    """
+    units, found = lesson.units(), np.empty(lesson.passed.shape)
+    for held in np.unique(lesson.fold):
+        mine = lesson.fold == held
+        rate = _rates(model.centres, units[~mine], lesson.take(~mine))
+        found[mine] = replace(model, rate=rate).vote(model.centres @ units[mine].T)
+    return found
+
+
+def _centres(units: NDArray[np.float32], size: int, seed: int) -> NDArray[np.float32]:
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+    size = min(size, len(np.unique(units, axis=0)))
+    # Threads would add up in any order, and the same records must give the same bundle.
+    with threadpool_limits(1):
+        means = KMeans(size, n_init=1, random_state=seed).fit(units.astype(np.float64)).cluster_centers_
+    return np.stack([unit(mean) for mean in means]).astype(np.float16).astype(np.float32)
+
+
+def _rates(centres: NDArray[np.float32], units: NDArray[np.float32], lesson: Lesson) -> Floats:
+    """Smoothed pass rate of each cluster, float64 [c, K-1]."""
+    member = np.eye(len(centres))[np.argmax(units @ centres.T, axis=1)]
+    return np.asarray(
+        (member.T @ lesson.passed + _PRIOR * lesson.passed.mean(axis=0)) / (member.sum(axis=0)[:, None] + _PRIOR)
     )
 
 
-def fit_isotonic(risk: NDArray[np.float64], bad: NDArray[np.uint8]) -> Isotonic:
-    """Recalibrate out-of-fold P(bad), one monotone map per cheap tier."""
+def fit_factors(lesson: Lesson) -> Factors:
+    """Low-rank logistic regression of all cheap tiers at once; rank and ridge are cross-validated."""
+    checked, cheap = lesson.checked(), lesson.passed.shape[1]
+    ranks = [rank for rank in _RANKS if rank <= min(cheap, lesson.hidden.shape[1])]
+    tried = [(rank, ridge) for rank in ranks for ridge in _RIDGES]
+    return _factors(lesson, *min(tried, key=lambda it: checked.error(_factors_out_of_fold(checked, *it))))
+
+
+def factors_held_out(model: Factors, lesson: Lesson) -> Floats:
+    """P(bad) of the train rows, float64 [m, K-1], by factors of the same rank and ridge fitted without their fold."""
+    return _factors_out_of_fold(lesson, model.tiers.shape[1], model.ridge)
+
+
+def _factors_out_of_fold(lesson: Lesson, rank: int, ridge: float) -> Floats:
+    found = np.empty(lesson.passed.shape)
+    for held in np.unique(lesson.fold):
+        mine = lesson.fold == held
+        found[mine] = _factors(lesson.take(~mine), rank, ridge).score(lesson.take(mine).units())
+    return found
+
+
+def _factors(lesson: Lesson, rank: int, ridge: float) -> Factors:
+    """Minimise log loss plus ``ridge / 2 * |projection @ tiers.T|^2`` over standardised vectors, by L-BFGS."""
+    from scipy.optimize import minimize
+
+    units = lesson.units().astype(np.float64)
+    center, spread = units.mean(axis=0), np.maximum(units.std(axis=0), 1e-3)
+    seen, m = (units - center) / spread, len(units)
+    # Half a pass and half a failure more, so that a tier that always passes keeps a finite bias.
+    target = (lesson.passed.astype(np.float64) * m + 0.5) / (m + 1.0)
+    width, cheap = seen.shape[1], target.shape[1]
+    base = np.log(target.mean(axis=0) / (1.0 - target.mean(axis=0)))
+
+    def split(flat: Floats) -> tuple[Floats, Floats, Floats]:
+        projection, tiers, bias = np.split(flat, [width * rank, (width + cheap) * rank])
+        return projection.reshape(width, rank), tiers.reshape(cheap, rank), bias
+
+    def loss(flat: Floats) -> tuple[float, Floats]:
+        projection, tiers, bias = split(flat)
+        weights = projection @ tiers.T
+        logit = seen @ weights + bias
+        off = 1.0 / (1.0 + np.exp(-logit)) - target
+        slope = seen.T @ off + ridge * weights
+        value = np.sum(np.logaddexp(0.0, logit) - target * logit) + ridge / 2.0 * np.sum(weights**2)
+        return float(value), np.concatenate([(slope @ tiers).ravel(), (slope.T @ projection).ravel(), off.sum(axis=0)])
+
+    # The steepest directions of the loss at the base rates.
+    left, strength, right = np.linalg.svd(seen.T @ (target - target.mean(axis=0)), full_matrices=False)
+    scale = np.sqrt(strength[:rank] / (0.25 * m + ridge))
+    start = np.concatenate([(left[:, :rank] * scale).ravel(), (right[:rank].T * scale).ravel(), base])
+    projection, tiers, bias = split(minimize(loss, start, jac=True, method="L-BFGS-B").x)
+    projection = projection / spread[:, None]
+    bias = bias - center @ projection @ tiers.T
+    made = Factors(projection.astype(np.float32), tiers.astype(np.float32), bias.astype(np.float32), ridge)
+    return Factors.from_arrays(made.arrays())
+
+
+def fit_isotonic(tuning: Tuning) -> Isotonic:
+    """Recalibrate out-of-fold P(bad), by kind of models, one monotone map per cheap tier."""
+    return Isotonic({view: _knots(risk, tuning.passed) for view, risk in tuning.risk.items()})
+
+
+def isotonic_held_out(tuning: Tuning, view: str) -> Floats:
+    """Recalibrated P(bad) of the same rows, float64 [n, K-1], by maps fitted without the row's fold."""
+    risk = tuning.risk[view]
+    found = np.empty(risk.shape)
+    for held in np.unique(tuning.fold):
+        mine = tuning.fold == held
+        model = Isotonic({view: _knots(risk[~mine], tuning.passed[~mine])})
+        found[mine] = model.risk(risk[mine], risk[mine], view)
+    return found
+
+
+def _knots(risk: Floats, passed: NDArray[np.uint8]) -> tuple[Floats, ...]:
     from sklearn.isotonic import IsotonicRegression
 
-    xs, ys = [], []
+    found = []
     for tier in range(risk.shape[1]):
-        model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(risk[:, tier], bad[:, tier])
-        xs.append(np.asarray(model.X_thresholds_, np.float64))
-        ys.append(np.asarray(model.y_thresholds_, np.float64))
-    return Isotonic(tuple(xs), tuple(ys))
+        model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(risk[:, tier], 1 - passed[:, tier])
+        found.append(np.stack([model.X_thresholds_, model.y_thresholds_]).astype(np.float64))
+    return tuple(found)
