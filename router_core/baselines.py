@@ -1,9 +1,10 @@
 """The rivals that a bundle carries, so that every report can put them through the same certificate.
 
 All decide before generating. Isotonic: the encoder's pass probability, recalibrated by isotonic regression and
-thresholded (UCCI, arXiv 2605.18796). kNN: share of the nearest train queries on which a tier passed. Cluster: pass rate
-of the nearest clusters of train queries (Avengers-Pro, arXiv 2508.12631). Matrix factorisation: tier embeddings times a
-projection of the query (RouteLLM's ``mf``, arXiv 2406.18665). The last three see the encoder's hidden vector.
+thresholded (UCCI, arXiv 2605.18796). kNN: share of the nearest train queries on which a tier passed. Cluster: pass
+rates of clusters of train queries, the nearer the weightier (Avengers-Pro, arXiv 2508.12631). Matrix factorisation:
+tier embeddings times a projection of the query (RouteLLM's ``mf``, arXiv 2406.18665). The last three see the encoder's
+hidden vector.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ class Neighbours:
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """Pass rates of clusters of train queries; the nearest clusters vote by their likeness.
+    """Pass rates of clusters of train queries, each weighted by how like it the query is.
 
     Attributes
     ----------
@@ -141,36 +142,36 @@ class Clusters:
         float32 [c, d], rows of length one.
     rate
         float64 [c, K-1], smoothed share of the cluster's train queries on which a tier passed.
-    voters
-        How many clusters vote.
+    sharpness
+        Factor of the cosine in the exponent of the weights: the higher, the more the nearest cluster alone decides.
     """
 
     centres: NDArray[np.float32]
     rate: Floats
-    voters: int
+    sharpness: float
 
     def risk(self, hidden: Floats, encoder: Floats | None = None, view: str = "") -> Floats:
         """One minus the pass rate near the query, float64 [n, K-1]."""
         return _by_row(lambda vector: self.vote(self.centres @ unit(vector)[:, None]), hidden, self.rate.shape[1])
 
     def vote(self, likeness: NDArray[np.float32]) -> Floats:
-        """P(bad) of n queries whose cosines to the centres are [c, n], float64 [n, K-1]."""
-        nearest = np.argsort(-likeness.T, axis=1, kind="stable")[:, : self.voters]
-        weight = np.maximum(likeness.T, 1e-6).astype(np.float64)
-        near = np.take_along_axis(weight, nearest, axis=1)
-        rate = (near[:, :, None] * self.rate[nearest]).sum(axis=1) / near.sum(axis=1, keepdims=True)
-        # Queries of one cluster tie; all clusters by their distance break the ties, as in `Isotonic.risk`.
-        far = weight @ self.rate / weight.sum(axis=1, keepdims=True)
-        return np.asarray(np.round((1 - _TIE) * (1.0 - rate) + _TIE * (1.0 - far), 9))
+        """P(bad) of n queries whose cosines to the centres are [c, n], float64 [n, K-1].
+
+        Even the sharpest weights leave the farther clusters a say, so queries of one cluster do not tie.
+        """
+        weight = np.exp(self.sharpness * (likeness - likeness.max(axis=0)).T.astype(np.float64))
+        return np.asarray(np.round(1.0 - weight @ self.rate / weight.sum(axis=1, keepdims=True), 9))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Centres in half precision."""
-        return {"centres": self.centres.astype(np.float16), "rate": self.rate, "voters": np.array(self.voters)}
+        return {
+            "centres": self.centres.astype(np.float16), "rate": self.rate, "sharpness": np.array(self.sharpness)
+        }  # fmt: skip
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Self:
         """Inverse of `arrays`."""
-        return cls(arrays["centres"].astype(np.float32), arrays["rate"], int(arrays["voters"]))
+        return cls(arrays["centres"].astype(np.float32), arrays["rate"], float(arrays["sharpness"]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """Fit the rivals, every choice of theirs by cross-validation on train with groups together.
 
-Each comes as a pair: `fit_<rival>` makes the model, `<rival>_held_out` scores the rows it was fitted on by models that
-saw neither the row nor its group, for laying paths on them.
+Those that see hidden vectors come as a pair: `fit_<rival>` makes the model, `<rival>_held_out` scores the rows it was
+fitted on by models that saw neither the row nor its group, for laying paths where there is no tune.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ __all__ = [
     "fit_factors",
     "fit_isotonic",
     "fit_neighbours",
-    "isotonic_held_out",
     "neighbours_held_out",
 ]
 
 _NEIGHBOURS = (10, 20, 40, 80, 160)
 _CLUSTERS = (4, 8, 16, 32, 64, 128)
-_VOTERS = (1, 3)
+_SHARPNESS = (4.0, 16.0, 64.0)
 _PRIOR = 5.0
 """Pseudo-queries of the overall pass rate in every cluster."""
 _RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -98,14 +97,11 @@ class Tuning:
         By kind of models: the encoder's P(bad), float64 [n, K-1].
     passed
         uint8 [n, K-1].
-    fold
-        [n]; rows of one group share a fold.
     """
 
     hidden: Floats | None
     risk: Mapping[str, Floats]
     passed: NDArray[np.uint8]
-    fold: NDArray[np.intp]
 
 
 def fit_neighbours(lesson: Lesson) -> Neighbours:
@@ -128,14 +124,14 @@ def _without_own_group(model: Neighbours, asked: Lesson, voters: NDArray[np.intp
 
 
 def fit_clusters(lesson: Lesson) -> Clusters:
-    """k-means over the vectors at length one; how many clusters there are, and how many vote, is cross-validated."""
+    """k-means over the vectors at length one; their number and the sharpness of their vote are cross-validated."""
     units = lesson.units()
     sizes = [k for k in _CLUSTERS if k == _CLUSTERS[0] or k <= len(units) // 4]
     models = []
     for size in sizes:
         centres = _centres(units, size, lesson.seed)
         rate = _rates(centres, units, lesson)
-        models += [Clusters(centres, rate, voters) for voters in _VOTERS]
+        models += [Clusters(centres, rate, sharpness) for sharpness in _SHARPNESS]
     return min(models, key=lambda model: lesson.error(clusters_held_out(model, lesson)))
 
 
@@ -229,19 +225,12 @@ def _factors(lesson: Lesson, rank: int, ridge: float) -> Factors:
 
 
 def fit_isotonic(tuning: Tuning) -> Isotonic:
-    """Recalibrate out-of-fold P(bad), by kind of models, one monotone map per cheap tier."""
+    """Recalibrate out-of-fold P(bad), by kind of models, one monotone map per cheap tier.
+
+    Its paths are laid on the same rows: a monotone map keeps the order of the encoder's scores, which saw no row of
+    their own, whereas maps of several folds would put steps where the served map has none, and cost the rival dearly.
+    """
     return Isotonic({view: _knots(risk, tuning.passed) for view, risk in tuning.risk.items()})
-
-
-def isotonic_held_out(tuning: Tuning, view: str) -> Floats:
-    """Recalibrated P(bad) of the same rows, float64 [n, K-1], by maps fitted without the row's fold."""
-    risk = tuning.risk[view]
-    found = np.empty(risk.shape)
-    for held in np.unique(tuning.fold):
-        mine = tuning.fold == held
-        model = Isotonic({view: _knots(risk[~mine], tuning.passed[~mine])})
-        found[mine] = model.risk(risk[mine], risk[mine], view)
-    return found
 
 
 def _knots(risk: Floats, passed: NDArray[np.uint8]) -> tuple[Floats, ...]:

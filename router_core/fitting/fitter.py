@@ -173,7 +173,6 @@ class Fitter:
             self._hidden(scorer, rows) if held_out else None,
             {kind: table.risk for kind, table in tables.items()},
             passed[rows],
-            self._fold_of(rows),
         )
         baselines, scores = fit_rivals(lesson, tuning)
         labels = [(self.records.task[i], self.records.subtask[i]) for i in rows.tolist()]

@@ -20,7 +20,6 @@ from router_core.fitting.baselines import (
     fit_factors,
     fit_isotonic,
     fit_neighbours,
-    isotonic_held_out,
     neighbours_held_out,
 )
 
@@ -39,7 +38,8 @@ class Kind(NamedTuple):
 
 
 def _isotonic(_lesson: Lesson, tuning: Tuning) -> tuple[Rival, Scores]:
-    return fit_isotonic(tuning), {view: isotonic_held_out(tuning, view) for view in tuning.risk}
+    model = fit_isotonic(tuning)
+    return model, {view: model.risk(risk, risk, view) for view, risk in tuning.risk.items()}
 
 
 def _of_vectors(fit: Callable[[Lesson], Any], held_out: Callable[[Any, Lesson], NDArray[np.float64]]) -> Learn:
@@ -105,7 +105,7 @@ def fit_rivals(lesson: Lesson, tuning: Tuning) -> tuple[Baselines, dict[str, Sco
     Returns
     -------
     tuple
-        The rivals, and by rival and kind of models P(bad), float64 [n, K-1], that no row had a part in itself.
+        The rivals, and by rival and kind of models P(bad) of the tuning rows, float64 [n, K-1].
     """
     learned = {name: kind.learn(lesson, tuning) for name, kind in RIVALS.items()}
     return Baselines({name: model for name, (model, _) in learned.items()}), {n: s for n, (_, s) in learned.items()}

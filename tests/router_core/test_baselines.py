@@ -53,7 +53,7 @@ def _noise(n: int = 300, copies: int = 1) -> Lesson:
 
 def _tuning(lesson: Lesson, *, held_out: bool = True) -> Tuning:
     risk = np.random.default_rng(5).random(lesson.passed.shape)
-    return Tuning(None if held_out else lesson.hidden, {"named": risk, "masked": risk**2}, lesson.passed, lesson.fold)
+    return Tuning(None if held_out else lesson.hidden, {"named": risk, "masked": risk**2}, lesson.passed)
 
 
 def _self_knowledge(risk: np.ndarray, lesson: Lesson) -> float:
@@ -64,7 +64,7 @@ def _self_knowledge(risk: np.ndarray, lesson: Lesson) -> float:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rivals that follow single rows: cross-validation on noise would smooth away what a leak would show."""
-    settings = {"_NEIGHBOURS": (10,), "_CLUSTERS": (64,), "_VOTERS": (1,), "_RIDGES": (3.0,)}
+    settings = {"_NEIGHBOURS": (10,), "_CLUSTERS": (64,), "_SHARPNESS": (64.0,), "_RIDGES": (3.0,)}
     for name, value in settings.items():
         monkeypatch.setattr(f"router_core.fitting.baselines.{name}", value)
 
@@ -130,7 +130,7 @@ def test_the_order_of_train_rows_decides_nothing() -> None:
     lesson = _two_clouds()
     tuning = _tuning(lesson)
     order = np.random.default_rng(9).permutation(len(lesson.hidden))
-    moved = Tuning(None, {k: v[order] for k, v in tuning.risk.items()}, tuning.passed[order], tuning.fold[order])
+    moved = Tuning(None, {k: v[order] for k, v in tuning.risk.items()}, tuning.passed[order])
     one, scores = fit_rivals(lesson, tuning)
     other, again = fit_rivals(lesson.take(order), moved)
     assert one.parts() == other.parts()
@@ -160,19 +160,21 @@ def test_own_group_does_not_vote() -> None:
 def test_ties_are_broken_by_distance() -> None:
     """Queries of one cluster, and of as many passing neighbours, still have an order: the nearer is the safer."""
     centres = np.eye(2, dtype=np.float32)
-    clusters = Clusters(centres, np.array([[0.9], [0.1]]), 1)
+    clusters = Clusters(centres, np.array([[0.9], [0.1]]), 16.0)
     near, far = clusters.risk(np.array([[1.0, 0.0], [0.9, 0.5]]))[:, 0]
-    assert near < far < near + 2e-3
+    assert near < far < near + 5e-3
     voters = Neighbours(np.tile(centres[:1], (10, 1)), np.ones((10, 1), np.uint8), 10)
     near, far = voters.risk(np.array([[1.0, 0.0], [0.9, 0.5]]))[:, 0]
     assert near < far < near + 2e-3
 
 
-def test_nearest_clusters_vote_by_likeness() -> None:
-    """With two voters the pass rate is the mean of both, weighted by their cosines."""
-    clusters = Clusters(np.eye(2, dtype=np.float32), np.array([[1.0], [0.0]]), 2)
-    risk = clusters.risk(np.array([[3.0, 1.0]]))[0, 0]
-    assert risk == pytest.approx(1 / 4, abs=1e-6)
+def test_clusters_vote_by_likeness() -> None:
+    """A cluster's weight is the exponential of its cosine; very sharp, the nearest decides alone."""
+    hidden = np.array([[3.0, 1.0]])
+    rate, cosines = np.array([[1.0], [0.0]]), np.array([3.0, 1.0]) / np.sqrt(10.0)
+    even, sharp = (Clusters(np.eye(2, dtype=np.float32), rate, s).risk(hidden)[0, 0] for s in (2.0, 1e3))
+    assert even == pytest.approx(1.0 / (1.0 + np.exp(2.0 * (cosines[0] - cosines[1]))), abs=1e-6)
+    assert sharp == 0.0
 
 
 def test_factors_share_what_tiers_have_in_common() -> None:
@@ -201,7 +203,7 @@ def test_isotonic_is_monotone_and_calibrated() -> None:
     rng = np.random.default_rng(1)
     risk = rng.random((500, 1))
     passed = (rng.random((500, 1)) >= risk**2).astype(np.uint8)
-    model = fit_isotonic(Tuning(None, {"named": risk}, passed, np.arange(500) % 5))
+    model = fit_isotonic(Tuning(None, {"named": risk}, passed))
     mapped = model.risk(risk, np.sort(risk, axis=0), "named")[:, 0]
     assert (np.diff(mapped) >= 0).all()
     assert model.risk(risk, risk, "named").mean() == pytest.approx(1 - passed.mean(), abs=5e-3)
