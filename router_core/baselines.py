@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Clusters", "Factors", "Isotonic", "Neighbours", "Rival", "unit"]
 
-_TIE = 1e-3
+_TIE, _SOFT = 1e-3, 4.0
 Floats = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -152,15 +152,18 @@ class Clusters:
 
     def risk(self, hidden: Floats, encoder: Floats | None = None, view: str = "") -> Floats:
         """One minus the pass rate near the query, float64 [n, K-1]."""
-        return _by_row(lambda vector: self.vote(self.centres @ unit(vector)[:, None]), hidden, self.rate.shape[1])
+        return _by_row(lambda vector: self.score(unit(vector)[None]), hidden, self.rate.shape[1])
 
-    def vote(self, likeness: NDArray[np.float32]) -> Floats:
-        """P(bad) of n queries whose cosines to the centres are [c, n], float64 [n, K-1].
+    def score(self, units: NDArray[np.float32]) -> Floats:
+        """P(bad) of vectors of length one, float64 [n, K-1]."""
+        likeness = (units @ self.centres.T).astype(np.float64)
+        # Queries of one far cluster tie; a softer vote of all clusters breaks the ties, as in `Isotonic.risk`.
+        sharp, soft = (self._passed(likeness, sharpness) for sharpness in (self.sharpness, _SOFT))
+        return np.asarray(np.round(1.0 - (1 - _TIE) * sharp - _TIE * soft, 9))
 
-        Even the sharpest weights leave the farther clusters a say, so queries of one cluster do not tie.
-        """
-        weight = np.exp(self.sharpness * (likeness - likeness.max(axis=0)).T.astype(np.float64))
-        return np.asarray(np.round(1.0 - weight @ self.rate / weight.sum(axis=1, keepdims=True), 9))
+    def _passed(self, likeness: Floats, sharpness: float) -> Floats:
+        weight = np.exp(sharpness * (likeness - likeness.max(axis=1, keepdims=True)))
+        return np.asarray(weight @ self.rate / weight.sum(axis=1, keepdims=True))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Centres in half precision."""
@@ -197,10 +200,10 @@ class Factors:
 
     def risk(self, hidden: Floats, encoder: Floats | None = None, view: str = "") -> Floats:
         """P(bad), float64 [n, K-1]."""
-        return _by_row(lambda vector: self.score(unit(vector)), hidden, len(self.bias))
+        return _by_row(lambda vector: self.score(unit(vector)[None]), hidden, len(self.bias))
 
     def score(self, units: NDArray[np.float32]) -> Floats:
-        """P(bad) of one or more vectors of length one, float64 [..., K-1]."""
+        """P(bad) of vectors of length one, float64 [n, K-1]."""
         logit = units @ self.projection @ self.tiers.T + self.bias
         return np.asarray(np.round(1.0 / (1.0 + np.exp(np.clip(logit.astype(np.float64), -30.0, 30.0))), 9))
 

@@ -6,7 +6,7 @@ fitted on by models that saw neither the row nor its group, for laying paths whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -123,6 +123,29 @@ def _without_own_group(model: Neighbours, asked: Lesson, voters: NDArray[np.intp
     return np.stack([model.vote(vector, voters == own) for vector, own in zip(asked.hidden, asked.group, strict=True)])
 
 
+Score = Callable[[NDArray[np.float32]], Floats]
+"""P(bad), float64 [n, K-1], of vectors at length one."""
+
+
+def _out_of_fold(lesson: Lesson, refit: Callable[[Lesson], Score], served: Score | None = None) -> Floats:
+    """P(bad) of the train rows, float64 [m, K-1], by what the other folds make of them.
+
+    With the score that will be served, each fold's scores are put on its scale, quantile by quantile: thresholds are
+    laid over all folds at once, and one that falls between the levels of two folds may cut the served score nowhere.
+    """
+    units, found = lesson.units(), np.empty(lesson.passed.shape)
+    for held in np.unique(lesson.fold):
+        mine = lesson.fold == held
+        score = refit(lesson.take(~mine))
+        if served is None:
+            found[mine] = score(units[mine])
+            continue
+        levels, scale = np.sort(score(units), axis=0), np.sort(served(units), axis=0)
+        for tier, risk in enumerate(score(units[mine]).T):
+            found[mine, tier] = np.interp(risk, levels[:, tier], scale[:, tier])
+    return found
+
+
 def fit_clusters(lesson: Lesson) -> Clusters:
     """k-means over the vectors at length one; their number and the sharpness of their vote are cross-validated."""
     units = lesson.units()
@@ -130,9 +153,9 @@ def fit_clusters(lesson: Lesson) -> Clusters:
     models = []
     for size in sizes:
         centres = _centres(units, size, lesson.seed)
-        rate = _rates(centres, units, lesson)
+        rate = _rates(centres, lesson)
         models += [Clusters(centres, rate, sharpness) for sharpness in _SHARPNESS]
-    return min(models, key=lambda model: lesson.error(clusters_held_out(model, lesson)))
+    return min(models, key=lambda model: lesson.error(_out_of_fold(lesson, _refit_clusters(model))))
 
 
 def clusters_held_out(model: Clusters, lesson: Lesson) -> Floats:
@@ -140,12 +163,11 @@ def clusters_held_out(model: Clusters, lesson: Lesson) -> Floats:
 
     The centres, which know of no outcome, are those of all rows.
     """
-    units, found = lesson.units(), np.empty(lesson.passed.shape)
-    for held in np.unique(lesson.fold):
-        mine = lesson.fold == held
-        rate = _rates(model.centres, units[~mine], lesson.take(~mine))
-        found[mine] = replace(model, rate=rate).vote(model.centres @ units[mine].T)
-    return found
+    return _out_of_fold(lesson, _refit_clusters(model), model.score)
+
+
+def _refit_clusters(model: Clusters) -> Callable[[Lesson], Score]:
+    return lambda part: replace(model, rate=_rates(model.centres, part)).score
 
 
 def _centres(units: NDArray[np.float32], size: int, seed: int) -> NDArray[np.float32]:
@@ -159,9 +181,9 @@ def _centres(units: NDArray[np.float32], size: int, seed: int) -> NDArray[np.flo
     return np.stack([unit(mean) for mean in means]).astype(np.float16).astype(np.float32)
 
 
-def _rates(centres: NDArray[np.float32], units: NDArray[np.float32], lesson: Lesson) -> Floats:
+def _rates(centres: NDArray[np.float32], lesson: Lesson) -> Floats:
     """Smoothed pass rate of each cluster, float64 [c, K-1]."""
-    member = np.eye(len(centres))[np.argmax(units @ centres.T, axis=1)]
+    member = np.eye(len(centres))[np.argmax(lesson.units() @ centres.T, axis=1)]
     return np.asarray(
         (member.T @ lesson.passed + _PRIOR * lesson.passed.mean(axis=0)) / (member.sum(axis=0)[:, None] + _PRIOR)
     )
@@ -172,20 +194,16 @@ def fit_factors(lesson: Lesson) -> Factors:
     checked, cheap = lesson.checked(), lesson.passed.shape[1]
     ranks = [rank for rank in _RANKS if rank <= min(cheap, lesson.hidden.shape[1])]
     tried = [(rank, ridge) for rank in ranks for ridge in _RIDGES]
-    return _factors(lesson, *min(tried, key=lambda it: checked.error(_factors_out_of_fold(checked, *it))))
+    return _factors(lesson, *min(tried, key=lambda it: checked.error(_out_of_fold(checked, _refit_factors(*it)))))
 
 
 def factors_held_out(model: Factors, lesson: Lesson) -> Floats:
     """P(bad) of the train rows, float64 [m, K-1], by factors of the same rank and ridge fitted without their fold."""
-    return _factors_out_of_fold(lesson, model.tiers.shape[1], model.ridge)
+    return _out_of_fold(lesson, _refit_factors(model.tiers.shape[1], model.ridge), model.score)
 
 
-def _factors_out_of_fold(lesson: Lesson, rank: int, ridge: float) -> Floats:
-    found = np.empty(lesson.passed.shape)
-    for held in np.unique(lesson.fold):
-        mine = lesson.fold == held
-        found[mine] = _factors(lesson.take(~mine), rank, ridge).score(lesson.take(mine).units())
-    return found
+def _refit_factors(rank: int, ridge: float) -> Callable[[Lesson], Score]:
+    return lambda part: _factors(part, rank, ridge).score
 
 
 def _factors(lesson: Lesson, rank: int, ridge: float) -> Factors:
