@@ -172,7 +172,7 @@ def _refit_clusters(model: Clusters) -> Callable[[Lesson], Score]:
 
 def _centres(units: NDArray[np.float32], size: int, seed: int) -> NDArray[np.float32]:
     from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    from threadpoolctl import threadpool_limits
 
     size = min(size, len(np.unique(units, axis=0)))
     # Threads would add up in any order, and the same records must give the same bundle.
