@@ -147,7 +147,7 @@ def print_encoders(out: Console, summary: dict[str, Any]) -> None:
         out.print(f"{name} was left out: {reason}", soft_wrap=True)
     out.print(
         f"{told['why']}. Expected cost: of all cascades once certified, as a share of always {summary['reference']}, "
-        "from the rows that laid the paths; ms: median when the bundle was made.",
+        "from the rows that laid the paths; ms: measured when the bundle was made.",
         style="dim",
     )
 
