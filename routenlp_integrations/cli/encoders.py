@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["AUTO", "STATIC_ONLY", "encoder_names", "trainers_of"]
 
 AUTO = ("static", "minilm", "minilm6", "stack")
-"""What ``--encoder auto`` compares: hashed words, MiniLM with 3 and with 6 layers, and static + MiniLM + neighbours."""
+"""What ``--encoder auto`` compares: hashed words, MiniLM of 3 and of 6 layers, and a stack on the better of these."""
 
 STATIC_ONLY = "Only the static encoder was tried: pip install 'routenlp[train]' lets auto try sentence encoders too."
 
@@ -68,8 +68,8 @@ def trainers_of(
     Parameters
     ----------
     names
-        ``"static"``, ``"minilm"`` (3 layers), ``"minilm6"``, ``"stack"`` (static, minilm and neighbours), a folder, or
-        a hub id.
+        ``"static"``, ``"minilm"`` (3 layers), ``"minilm6"``, ``"stack"`` (static, minilm and neighbours; beside
+        minilm6 in one fit, with the better of the two), a folder, or a hub id.
     finetune
         Train the top layer of a sentence encoder too.
     preferences
@@ -89,7 +89,7 @@ def trainers_of(
             if name == "static":
                 made[name] = StaticTrainer()
             elif name == "stack":
-                made[name] = StackTrainer([one("static"), one("minilm")])
+                made[name] = StackTrainer([one("static")], one_of=[one("minilm"), one("minilm6")])
             else:
                 made[name] = _transformer(name, finetune, preferences, records, progress)
         return made[name]

@@ -19,6 +19,7 @@ from router_core.encoder import Encoder, EncoderTrainer, load_encoder
 from router_core.errors import InputError
 from router_core.fitting.certify import Candidate
 from router_core.fitting.fitter import Fitter
+from router_core.fitting.stack import StackTrainer
 from router_core.fitting.tables import Progress
 from router_core.splits import Prepared
 
@@ -62,7 +63,8 @@ def choose_encoder(
     settings
         What to show; `encoder_saving` is the share of cost that a slower encoder must save.
     trainers
-        At least one. With several, one that cannot learn from these records is left out and its reason told.
+        At least one. With several, one that cannot learn from these records is left out and its reason told; a stack
+        settles on its last base by the costs of the trainers before it.
     progress
         Called as the work goes on, with the trainer's name where there are several.
 
@@ -77,7 +79,9 @@ def choose_encoder(
     known: dict[str, Any] = {}
     fitted: list[tuple[str, Fitter, Candidate, Encoder]] = []
     refused: dict[str, InputError] = {}
-    for trainer in trainers:
+    for given in trainers:
+        costs = {name: work.expected_cost_ratio for name, work, *_ in fitted}
+        trainer = given.settled(costs, settings.encoder_saving) if isinstance(given, StackTrainer) else given
         work = Fitter(prepared, settings, trainer, _named(trainer.name, progress), known)
         try:
             candidate = work.candidate()
@@ -90,15 +94,15 @@ def choose_encoder(
         raise next(iter(refused.values()))
     texts = [prepared.records.prompt[i] for i in prepared.train.tolist()]
     latency = measure_latency([served for *_, served in fitted], texts)
-    costs = [work.expected_cost_ratio for _, work, *_ in fitted]
-    order, path = prefer(costs, latency, settings.encoder_saving)
+    ratios = [work.expected_cost_ratio for _, work, *_ in fitted]
+    order, path = prefer(ratios, latency, settings.encoder_saving)
     names = [name for name, *_ in fitted]
     report = {
-        "compared": [{"encoder": names[i], "expected_cost_ratio": round(costs[i], 6)} for i in order],
+        "compared": [{"encoder": names[i], "expected_cost_ratio": round(ratios[i], 6)} for i in order],
         "left_out": {name: str(error) for name, error in refused.items()},
         "saving": settings.encoder_saving,
         "chosen": names[path[-1]],
-        "why": _why(names, costs, path, settings.encoder_saving),
+        "why": _why(names, ratios, path, settings.encoder_saving),
     }
     _, work, candidate, _ = fitted[path[-1]]
     return Chosen(work, candidate, report, {names[i]: round(latency[i], 3) for i in order})

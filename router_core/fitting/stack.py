@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,23 +37,57 @@ class StackTrainer:
     ----------
     trainers
         Of the bases, cheapest first; the last one's hidden vector is handed on.
+    one_of
+        Trainers of which one joins as the last base: the first of them, unless `settled` finds a better one.
     neighbours
         Let the nearest train queries vote.
     folds
         Folds of the out-of-fold predictions.
     strength
         Pseudo-observations that pull weights to zero.
+    name
+        Name in reports.
     """
 
     def __init__(
-        self, trainers: Sequence[EncoderTrainer], *, neighbours: bool = True, folds: int = 5, strength: float = 10.0
+        self,
+        trainers: Sequence[EncoderTrainer],
+        *,
+        one_of: Sequence[EncoderTrainer] = (),
+        neighbours: bool = True,
+        folds: int = 5,
+        strength: float = 10.0,
+        name: str = "stack",
     ) -> None:
-        self.trainers, self.neighbours, self.folds, self.strength = tuple(trainers), neighbours, folds, strength
+        self.first, self.one_of = tuple(trainers), tuple(one_of)
+        self.trainers = (*self.first, *self.one_of[:1])
+        self.neighbours, self.folds, self.strength, self._name = neighbours, folds, strength, name
 
     @property
     def name(self) -> str:
-        """``"stack"``."""
-        return "stack"
+        """``"stack"``, or as it was named."""
+        return self._name
+
+    def settled(self, costs: Mapping[str, float], saving: float) -> StackTrainer:
+        """Settle on one of `one_of`, by the costs of those that were fitted alone: a later one must save more.
+
+        Parameters
+        ----------
+        costs
+            Expected cost by the name of a trainer; one that is not there does not join.
+        saving
+            Share of the cost that a later one, which is slower, must save to be taken.
+        """
+        known = [trainer for trainer in self.one_of if trainer.name in costs]
+        if not known:
+            return self
+        best = known[0]
+        for trainer in known[1:]:
+            if costs[trainer.name] < (1.0 - saving) * costs[best.name]:
+                best = trainer
+        made = [*self.first, best]
+        name = f"{self.name} of {' and '.join(trainer.name for trainer in made)}"
+        return StackTrainer(made, neighbours=self.neighbours, folds=self.folds, strength=self.strength, name=name)
 
     def train(self, examples: Examples, *, seed: int) -> StackEncoder:
         """Fit bases and weights; the same examples and seed give the same parts.

@@ -18,6 +18,7 @@ from router_core.encoder import Examples
 from router_core.errors import InputError
 from router_core.fitting.choice import measure_latency, prefer
 from router_core.fitting.fit_bundle import FitSettings, fit
+from router_core.fitting.stack import StackTrainer
 from router_core.fitting.static import StaticTrainer
 from router_core.records import Records
 
@@ -184,6 +185,14 @@ def test_a_trainer_that_cannot_learn_is_left_out_with_its_reason(timed: Callable
     for trainers in ([RuleTrainer("broken", broken)], [RuleTrainer("broken", broken)] * 2):
         with pytest.raises(InputError, match="other records"):
             fit_with(trainers)
+
+
+def test_a_stack_is_made_of_the_better_base(timed: Callable[..., None]) -> None:
+    """The comparison tells the stack what its possible bases cost alone."""
+    timed(1.0, 2.0, 3.0, 4.0)
+    one, two, three = (RuleTrainer(name, rule) for name, rule in (("a", blunt), ("b", blunt), ("c", sharp)))
+    told = fit_with([one, two, three, StackTrainer([one], one_of=[two, three], folds=3)]).report["encoders"]
+    assert told["compared"][3]["encoder"] == "stack of a and c"
 
 
 def test_latency_stands_outside_the_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,3 +183,17 @@ def test_linear_stack_drops_columns_that_point_the_wrong_way() -> None:
     weights, offset = linear_stack(np.column_stack((good, -good, np.ones(500))), 0.5 * good + 2.0, 1e-6)
     assert weights.tolist() == [pytest.approx(0.5), 0.0, 0.0]
     assert offset == pytest.approx(2.0)
+
+
+def test_the_last_base_is_the_faster_unless_the_slower_saves() -> None:
+    """By the costs of those fitted alone; one that could not be fitted does not join, and none leaves the default."""
+    first, fast, slow = (RuleTrainer(name, by_word) for name in ("first", "fast", "slow"))
+    trainer = StackTrainer([first], one_of=[fast, slow], folds=3)
+    assert trainer.trainers == (first, fast)
+    assert trainer.settled({"fast": 0.50, "slow": 0.496}, 0.01).trainers == (first, fast)
+    better = trainer.settled({"fast": 0.50, "slow": 0.49}, 0.01)
+    assert better.trainers == (first, slow)
+    assert better.folds == 3
+    assert better.name == "stack of first and slow"
+    assert trainer.settled({"slow": 0.9}, 0.01).trainers == (first, slow)
+    assert trainer.settled({}, 0.01) is trainer
