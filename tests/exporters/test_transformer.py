@@ -76,7 +76,7 @@ def test_training_gives_an_encoder_that_its_parts_give_back(trainer: Transformer
 def test_the_router_serves_as_a_base_of_the_stack(trainer: TransformerTrainer) -> None:
     """Static + transformer + neighbours: the loaded stack predicts as the fitted one, byte for byte the same twice."""
     examples = tiny_examples(80)
-    stacked = StackTrainer([StaticTrainer(), trainer], folds=3)
+    stacked = StackTrainer([StaticTrainer(), trainer])
     fitted = stacked.train(examples, seed=0)
     parts = fitted.parts()
     assert {"base0.encoder.npz", "base1.encoder.onnx", "base1.tokenizer.json"} < set(parts)

@@ -191,7 +191,7 @@ def test_a_stack_is_made_of_the_better_base(timed: Callable[..., None]) -> None:
     """The comparison tells the stack what its possible bases cost alone."""
     timed(1.0, 2.0, 3.0, 4.0)
     one, two, three = (RuleTrainer(name, rule) for name, rule in (("a", blunt), ("b", blunt), ("c", sharp)))
-    told = fit_with([one, two, three, StackTrainer([one], one_of=[two, three], folds=3)]).report["encoders"]
+    told = fit_with([one, two, three, StackTrainer([one], one_of=[two, three])]).report["encoders"]
     assert told["compared"][3]["encoder"] == "stack of a and c"
 
 
