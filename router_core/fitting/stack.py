@@ -42,7 +42,7 @@ class StackTrainer:
     neighbours
         Let the nearest train queries vote.
     folds
-        Folds of the out-of-fold predictions; five cost half as much again and chose the same (finance_fomc, train).
+        Folds of the out-of-fold predictions.
     strength
         Pseudo-observations that pull weights to zero.
     name
