@@ -5,12 +5,16 @@ import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router_core.claim import OUTLIVES_DEPARTURE, Certificate
+from router_core.fingerprints import Fingerprints
+from router_core.lapse import LapseWatch, Limits
 from router_core.policy import CASCADE, ROUTE_ONLY, Policy
 from router_core.portfolio import Portfolio
+from router_core.release import bundle_folder
 from router_core.scopes import Scopes
 from router_core.scoring import Before, Scorer, View
 
@@ -31,7 +35,7 @@ class Start:
     """Where one query starts, and under which policy it goes on.
 
     `policy` and `before` are None when no policy applies: the query goes to the reference tier, or was
-    `forced` to `tier`, whose answer is then served unjudged.
+    `forced` to `tier`, whose answer is then served unjudged. When the certificate had `lapsed` nothing is claimed.
     """
 
     text: str
@@ -43,6 +47,7 @@ class Start:
     policy: Policy | None
     before: Before | None
     forced: bool = False
+    lapsed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,11 @@ class Decision:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Router:
-    """A loaded bundle, ready to decide. Stateless but for the tasks it has warned about; safe across threads."""
+    """A loaded bundle, ready to decide; safe across threads.
+
+    Stateless but for the tasks it has warned about, and for what it knows of lapses (`router_core.lapse`): a scope
+    whose certificate lapsed goes to the reference tier, and nothing is claimed of it.
+    """
 
     bundle_id: str
     portfolio: Portfolio
@@ -84,6 +93,7 @@ class Router:
     scorer: Scorer
     policies: Mapping[tuple[str, str], Policy]
     certificates: Mapping[tuple[str, str], Certificate]
+    lapses: LapseWatch = field(default_factory=LapseWatch)
     _warned: set[str] = field(default_factory=set, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
@@ -92,8 +102,17 @@ class Router:
         return f"Router(bundle={self.bundle_id[:12]!r}, tiers={names}, tasks={tasks})"
 
     @classmethod
-    def load(cls, path: str | Path) -> "Router":
+    def load(cls, path: str | Path, *, watch: bool = True, limits: Limits | None = None) -> "Router":
         """Load and verify a bundle, or the one in the current release of a ROOT (`router_core.release`).
+
+        Parameters
+        ----------
+        path
+            Folder of the bundle, or a ROOT.
+        watch
+            Look at the lapse file beside the bundle, at most once a second.
+        limits
+            How long its certificates are used; those the bundle's settings name when None.
 
         Raises
         ------
@@ -102,12 +121,18 @@ class Router:
         """
         from router_core.bundle import Bundle
 
-        return cls.from_bundle(Bundle.load(path))
+        # Resolved once: a link or ROOT that moves on meanwhile must not pair this bundle with another's lapses.
+        folder = bundle_folder(path).resolve()
+        return cls.from_bundle(Bundle.load(folder), folder=folder if watch else None, limits=limits)
 
     @classmethod
-    def from_bundle(cls, bundle: "Bundle") -> "Router":
-        """Make a router of a bundle in memory."""
-        return cls(bundle.id, bundle.portfolio, bundle.scopes, bundle.scorer, bundle.policies, bundle.certificates)
+    def from_bundle(cls, bundle: "Bundle", *, folder: Path | None = None, limits: Limits | None = None) -> "Router":
+        """Make a router of a bundle in memory; `folder` is where it lies if its lapses are to be watched."""
+        if limits is None:
+            limits = Limits(bundle.settings.get("max_age_days"), bundle.settings.get("max_decisions"))
+        lapses = LapseWatch(folder, bundle.id, limits, bundle.certified_at)
+        held = bundle.portfolio, bundle.scopes, bundle.scorer, bundle.policies, bundle.certificates
+        return cls(bundle.id, *held, lapses)
 
     def start(self, text: str, task: str | None = None, policy: str = CASCADE) -> Start:
         """Decide where a query starts.
@@ -131,6 +156,8 @@ class Router:
         if path.step == 0:
             reason = f"no certificate for scope {view.scope!r}; sent to {reference}"
             return Start(text, task, view.scope, policy, last, reason, path, None)
+        if lapsed := self.lapses.count(view.scope, policy):
+            return Start(text, task, view.scope, policy, last, f"{lapsed}; sent to {reference}", None, None, lapsed=True)
         before = self.scorer.before(text, view)
         scores = [path.score(j.risk, j.saving, before.toss) for j in before.judgements]
         tier = path.first(scores)
@@ -161,7 +188,9 @@ class Router:
         if view is None:
             self._warn(str(task))
         scope = None if view is None else view.scope
-        return Start(text, task, scope, policy, index, f"{why}; sent to {tier}", None, None, forced=True)
+        lapsed = "" if scope is None else self.lapses.why(scope)
+        reason = f"{why}; sent to {tier}; {lapsed}" if lapsed else f"{why}; sent to {tier}"
+        return Start(text, task, scope, policy, index, reason, None, None, forced=True, lapsed=bool(lapsed))
 
     def decide(self, text: str, task: str | None = None, policy: str = ROUTE_ONLY) -> Decision:
         """Decide which tier to call, with the reasons; see `start` for the parameters."""
@@ -214,8 +243,8 @@ class Router:
         return accepted, shown, f"{name}: {risk}score {score:.4f} {sign} {threshold:.4f}; {verdict}"
 
     def claim(self, start: Start) -> dict[str, Any] | None:
-        """What was shown of the policy a query started under, as plain values; None when nothing was."""
-        if start.scope is None:
+        """What was shown of the policy a query started under, as plain values; None when nothing was, or it lapsed."""
+        if start.scope is None or start.lapsed:
             return None
         certificate = self.certificates[start.scope, start.policy_name]
         if not certificate.certified:
@@ -229,6 +258,40 @@ class Router:
         """Whether what was shown still holds when this query goes straight to the reference tier instead."""
         shown = None if start.scope is None else self.certificates.get((start.scope, start.policy_name))
         return shown is None or shown.risk in OUTLIVES_DEPARTURE
+
+    def saw(self, tier: str, model_name: str | None) -> bool:
+        """Count which model answered for a tier; when it is another than was certified, let certificates lapse.
+
+        Every scope lapses whose policies call the tier, and all of them for the reference tier, in this process for
+        as long as it lives.
+
+        Parameters
+        ----------
+        tier
+            Name of the tier that answered.
+        model_name
+            What the answer says of itself, None when it says nothing.
+
+        Returns
+        -------
+        bool
+            Whether the model changed: this very answer is then no certified one.
+        """
+        why = self.fingerprints.saw(tier, model_name)
+        if not why:
+            return False
+        index = self.portfolio.index(tier)
+        if index == len(self.portfolio.tiers) - 1:
+            self.lapses.lapse(None, why)
+        for (scope, _), path in self.policies.items():
+            if index in path.called:
+                self.lapses.lapse(scope, why)
+        return True
+
+    @cached_property
+    def fingerprints(self) -> Fingerprints:
+        """Which models answered for each tier, as far as `saw` was told."""
+        return Fingerprints(self)
 
     def price(self, tier: str, prompt: str, answer: "Answer") -> float:
         """US dollars of one attempt: the caller's figure, else tokens at the portfolio's prices.
