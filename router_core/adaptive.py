@@ -74,5 +74,5 @@ class AdaptiveLevel:
 
     @property
     def bound(self) -> float:
-        """What the mean of the errors seen so far cannot exceed alpha by, had the first level been the certificate's."""
+        """What the mean of the errors seen exceeds alpha by at most, if the first level was the certificate's."""
         return (self.alpha + self.gamma) / (self.gamma * self.seen) if self.seen else math.inf

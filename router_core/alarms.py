@@ -246,7 +246,7 @@ class Alarm(_Evidence):
 
 @dataclass(frozen=True)
 class Detector(_Evidence):
-    """Evidence that the risk has come to exceed alpha; raised falsely once in `arl` audits on average, or less often."""
+    """Evidence that the risk has come to exceed alpha; raised falsely at most once in `arl` audits on average."""
 
     arl: float = ARL
 

@@ -35,6 +35,7 @@ __all__ = [
     "estimate_risk",
     "horvitz_thompson",
     "losses_of",
+    "open_audits",
     "read_audits",
 ]
 
@@ -111,6 +112,19 @@ class Audited:
         except (TypeError, ValueError):
             raise InputError("The audit's at and propensity must be numbers.") from None
         return cls(**{**data, **numbers, "cheap": bool(data["cheap"]), "bad": bool(data["bad"])})
+
+
+def open_audits(source: str) -> Iterable[Audited]:
+    """Audits of whatever a command names, in the order in which they became known.
+
+    Raises
+    ------
+    InputError
+        When there are none to be read from it.
+    """
+    if "://" in source:
+        raise InputError(f"Audits are read from a .jsonl file; {source.partition('://')[0]} URLs are not read yet.")
+    return read_audits(source)
 
 
 def read_audits(path: str | Path) -> Iterator[Audited]:
@@ -248,7 +262,9 @@ def betting_interval(losses: ArrayLike, weights: ArrayLike, level: float = 0.95)
         edge = r if sign > 0 else 1.0 - r
         most = np.divide(_BOLDEST, edge, out=np.full_like(edge, np.inf), where=edge > 0)[..., None]
         # The bet stops growing on an item that can lose nothing.
-        wealth = np.cumsum(np.log1p(sign * np.minimum(np.minimum(bets, most), 1e6) * weight * (loss - r[..., None])), -1)
+        wealth = np.cumsum(
+            np.log1p(sign * np.minimum(np.minimum(bets, most), 1e6) * weight * (loss - r[..., None])), -1
+        )
         return np.asarray(wealth.max(axis=-1) >= goal)
 
     limits = []

@@ -1,4 +1,4 @@
-"""Does a tier still answer with the model it was certified with?
+"""Whether a tier still answers with the model it was certified with.
 
 The bundle names one model per tier: the provider's name, or that of a distilled checkpoint. Answers say which model
 made them; another one voids what was shown of every policy that calls the tier, and of all policies when it is the

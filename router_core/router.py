@@ -157,7 +157,9 @@ class Router:
             reason = f"no certificate for scope {view.scope!r}; sent to {reference}"
             return Start(text, task, view.scope, policy, last, reason, path, None)
         if lapsed := self.lapses.count(view.scope, policy):
-            return Start(text, task, view.scope, policy, last, f"{lapsed}; sent to {reference}", None, None, lapsed=True)
+            return Start(
+                text, task, view.scope, policy, last, f"{lapsed}; sent to {reference}", None, None, lapsed=True
+            )
         before = self.scorer.before(text, view)
         scores = [path.score(j.risk, j.saving, before.toss) for j in before.judgements]
         tier = path.first(scores)

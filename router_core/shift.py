@@ -42,7 +42,8 @@ class WeightedSteps(NamedTuple):
 
 def permitted_loss(total: ArrayLike, new: ArrayLike, alpha: float) -> NDArray[np.float64]:
     """Largest weighted loss of the calibration items that is permitted; negative where nothing is."""
-    return np.asarray(alpha * (np.asarray(total, np.float64) + new) - new, np.float64)
+    weight = np.asarray(new, np.float64)
+    return np.asarray(alpha * (np.asarray(total, np.float64) + weight) - weight, np.float64)
 
 
 def weighted_crc(
@@ -76,7 +77,9 @@ def weighted_crc(
     if not (np.isfinite(w).all() and np.isfinite(new).all() and (w > 0).all() and (new > 0).all()):
         raise InputError("Weights of a covariate shift must be positive and finite.")
     if (table[1:] < table[:-1]).any():
-        raise InputError("Conformal risk control needs losses that never fall along the path; give the running maximum.")
+        raise InputError(
+            "Conformal risk control needs losses that never fall along the path; give the running maximum."
+        )
     worth, least = effective_n(w), float(crc_minimum_n(alpha)) if minimum_n is None else minimum_n
     logging.getLogger(__name__).info("weighted calibration: %d items, effective n %.1f", len(w), worth)
     if worth < least:

@@ -12,6 +12,7 @@ from routenlp_integrations.cli.evaluate import evaluate
 from routenlp_integrations.cli.fit import fit
 from routenlp_integrations.cli.inspect import inspect
 from routenlp_integrations.cli.route import route
+from routenlp_integrations.cli.watch import watch
 
 __all__ = ["app"]
 
@@ -28,6 +29,7 @@ app.command()(evaluate)
 app.command()(calibrate)
 app.command()(route)
 app.command()(inspect)
+app.command()(watch)
 app.command()(demo)
 
 

@@ -1,4 +1,4 @@
-"""A ticket, not an alarm: do scores still look as they did, without any label?
+"""A ticket, not an alarm: whether scores still look as they did, without any label.
 
 A conformal test martingale bets against the exchangeability of a sequence of scores: if the order of the scores
 carries no information it reaches c with probability at most 1 / c, ever. It also rises on harmless shifts (traffic that
