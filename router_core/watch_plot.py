@@ -99,7 +99,7 @@ def _panel(axes: Any, verdict: Verdict) -> None:
         top = max(top, bar, min(float(value.max()), bar + 2.0))
     axes.set_ylim(_LOWEST - 0.1, top + 0.7)
     ticks = np.arange(_LOWEST, top + 0.7, 1.0 if top < 5 else 2.0)
-    axes.set_yticks(ticks, [f"{10.0**tick:,.6g}" for tick in ticks])
+    axes.set_yticks(ticks, [f"{10.0**tick:,.0f}" if tick >= 0 else f"{10.0**tick:g}" for tick in ticks])
     axes.set_xlabel("audits")
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)

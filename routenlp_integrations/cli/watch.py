@@ -75,7 +75,8 @@ def watch(
     folder = bundle_folder(bundle).resolve()
     loaded = Bundle.load(folder)
     told = loaded.settings
-    limits = Limits(max_age_days or told.get("max_age_days"), max_decisions or told.get("max_decisions"))
+    age = told.get("max_age_days") if max_age_days is None else max_age_days
+    limits = Limits(age, told.get("max_decisions") if max_decisions is None else max_decisions)
     watcher = _watcher(loaded, WatchSettings(delta, arl, floor, limits=limits), state)
     screen = console(quiet=as_json)
     while True:
@@ -152,7 +153,9 @@ def _print(screen: Console, watcher: Watcher, verdicts: list[Verdict], lapses: l
         estimate = verdict.estimates["selective" if shown.risk == "selective" else "joint"]
         value = "-" if estimate.value is None else f"{100 * estimate.value:.1f}"
         interval = "-" if estimate.value is None else f"{100 * estimate.low:.1f}-{100 * estimate.high:.1f}"
-        alarm, detector = (f"{e.value:.2g}/{e.bar:.3g}" for e in (stream.alarm, stream.detector))
+        alarm, detector = (
+            f"{_short(e.value) if e.n else '-'}/{_short(e.bar)}" for e in (stream.alarm, stream.detector)
+        )
         made.add_row(
             shown.scope, shown.policy, str(estimate.n), value, interval, f"{100 * shown.alpha:g}", alarm, detector,
             verdict.verdict,
@@ -177,3 +180,13 @@ def _print(screen: Console, watcher: Watcher, verdicts: list[Verdict], lapses: l
     if lapses:
         heading(screen, "Lapsed")
         lines(screen, list(dict.fromkeys(lapse.reason for lapse in lapses)))
+
+
+def _short(value: float) -> str:
+    if value > 999_999:
+        return ">999k"
+    if value >= 999.5:
+        return f"{value / 1000:.3g}k"
+    if value < 0.01:
+        return "<.01"
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

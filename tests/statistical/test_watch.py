@@ -123,7 +123,7 @@ def z_test(bad: NDArray[np.bool_]) -> int:
 
 
 def test_p17_ten_thousand_looks() -> None:
-    """P17: a stream at exactly alpha raises the alarm, ever, in at most delta of streams; a repeated z-test does not."""
+    """P17: a stream at exactly alpha raises the alarm, ever, in at most delta of streams; a repeated z-test in more."""
     streams, looks, rng = 1000, 10_000, np.random.default_rng(1700)
     alarms = tests = 0
     for _ in range(streams // 50):
@@ -188,7 +188,7 @@ def delay(path: Floats, bar: float, change: int) -> tuple[float, int]:
 
 
 def test_p18_awake_after_a_good_stretch() -> None:
-    """P18: .03 for 2,000 audits, then .08: the detector sees it within 1,000; the plain product sleeps for thousands."""
+    """P18: .03 for 2,000 audits, then .08: the detector sees it within 1,000, the plain product after thousands."""
     streams, change, rng = 200, 2000, np.random.default_rng(1800)
     risk = np.r_[np.full(change, 0.03), np.full(6000, 0.08)]
     z = excess(rng.random((streams, len(risk))) < risk, np.ones(1), ALPHA, 1.0)
@@ -281,7 +281,9 @@ def test_p19_never_looser_than_the_certificate(adversary: Adversary) -> None:
         controller = controller.after(adversary(t, step, rng))
         assert controller.errors / controller.seen - ALPHA <= controller.bound + 1e-12
     assert loosest == CERTIFIED
-    note(f"P19 {adversary.__name__}: mean error {controller.errors / queries:.4f}, bound {ALPHA + controller.bound:.4f}")
+    note(
+        f"P19 {adversary.__name__}: mean error {controller.errors / queries:.4f}, bound {ALPHA + controller.bound:.4f}"
+    )
 
 
 def test_p19_unclipped_goes_past_it() -> None:
@@ -355,7 +357,7 @@ def test_p20_effective_n_is_logged_and_has_a_minimum(caplog: pytest.LogCaptureFi
     assert (found.steps.tolist(), found.effective_n) == ([1, 0], 100.0)
     lopsided = np.r_[np.full(3, 1000.0), np.full(97, 0.1)]
     assert effective_n(lopsided) < crc_minimum_n(ALPHA)
-    with pytest.raises(InputError, match="worth 3.0 unweighted"):
+    with pytest.raises(InputError, match=r"worth 3\.0 unweighted"):
         weighted_crc(losses, lopsided, [1.0], ALPHA)
     with pytest.raises(InputError, match="never fall"):
         weighted_crc(np.r_[[np.ones(100, int)], losses], np.ones(100), [1.0], ALPHA)

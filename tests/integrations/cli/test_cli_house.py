@@ -40,6 +40,21 @@ OFFERED: dict[str, set[str]] = {
     "calibrate": {"bundle", "records", "out", "risk", "alpha", "delta", "certify-by", "simultaneous", "json"},
     "route": {"bundle", "text", "task", "json"},
     "inspect": {"bundle", "json"},
+    "watch": {
+        "bundle",
+        "ledger",
+        "json",
+        "once",
+        "every",
+        "delta",
+        "arl",
+        "floor",
+        "max-age-days",
+        "max-decisions",
+        "state",
+        "plot",
+        "dry-run",
+    },
     "demo": {"out", "json"},
 }
 
