@@ -9,7 +9,6 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def folder(small_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The monotonic clock of lapses, to be turned by hand."""
     now = [time.monotonic()]
 
@@ -42,7 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
         time = staticmethod(time.time)
 
     monkeypatch.setattr(router_core.lapse, "time", Clock)
-    yield now
+    return now
 
 
 def _served(router: Router, task: str | None) -> Any:

@@ -63,10 +63,11 @@ def accepted(rng: np.random.Generator, n: int, thr: float) -> tuple[Floats, NDAr
     return u[inside], bad[inside]
 
 
+@pytest.mark.parametrize("draws", [400, pytest.param(4000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("joint", [False, True])
-def test_p16_audits_chosen_by_score(joint: bool) -> None:
+def test_p16_audits_chosen_by_score(joint: bool, draws: int) -> None:
     """P16: weighted audits are unbiased and their interval covers the truth; counted plainly they miss it."""
-    draws, n, rng = 400, 6000, np.random.default_rng(1600)
+    n, rng = 6000, np.random.default_rng(1600)
     thr = threshold_at(0.05)
     truth = float(REFERENCE.joint_risk(thr)) / (1.0 if joint else float(REFERENCE.acceptance(thr)))
     means, misses, plain_misses, plain = [], 0, 0, []
@@ -135,9 +136,10 @@ def test_p17_ten_thousand_looks() -> None:
     assert not holds("P17 z-test every 100", tests, streams, DELTA)
 
 
-def test_p17_audits_chosen_by_score() -> None:
+@pytest.mark.parametrize(("streams", "looks"), [(300, 3000), pytest.param(1000, 10_000, marks=pytest.mark.slow)])
+def test_p17_audits_chosen_by_score(streams: int, looks: int) -> None:
     """P17: with propensities that follow the score the weighted alarm keeps its delta; unweighted it sounds falsely."""
-    streams, looks, rng = 300, 3000, np.random.default_rng(1701)
+    rng = np.random.default_rng(1701)
     grid = np.linspace(0.0, threshold_at(ALPHA), 20_000)
     tilted = np.cumsum(beta.pdf(grid, 1.2, 2.0) * chosen_by_score(grid))
     weighted = plain = 0
