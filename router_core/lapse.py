@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from router_core.errors import BundleError, InputError
 
-__all__ = ["DAY_S", "Lapse", "LapseWatch", "Limits", "lapse_file", "read_lapses", "write_lapses"]
+__all__ = ["DAY_S", "Lapse", "LapseWatch", "Validity", "lapse_file", "read_lapses", "write_lapses"]
 
 DAY_S: Final = 86_400.0
 _SUFFIX: Final = ".lapse.json"
@@ -66,7 +66,7 @@ class Lapse:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Validity:
     """How long a certificate is used.
 
     Attributes
@@ -150,7 +150,7 @@ def write_lapses(folder: str | Path, bundle_id: str, lapses: Iterable[Lapse]) ->
 
 
 class LapseWatch:
-    """What a running router knows of lapses: those of the file, of its own limits, and of what it saw.
+    """What a running router knows of lapses: those of the file, of how long they may be used, and of what it saw.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ class LapseWatch:
         The bundle's folder; None for a bundle in memory, which has no file beside it.
     bundle_id
         Its id.
-    limits
+    validity
         How long certificates are used.
     made_at
         When they were made, seconds since 1970.
@@ -170,12 +170,12 @@ class LapseWatch:
         self,
         folder: Path | None = None,
         bundle_id: str = "",
-        limits: Limits | None = None,
+        validity: Validity | None = None,
         made_at: float | None = None,
         every_s: float = 1.0,
     ) -> None:
         self._file = None if folder is None else lapse_file(folder)
-        self._id, self._limits, self._made_at, self._every_s = bundle_id, limits or Limits(), made_at, every_s
+        self._id, self._validity, self._made_at, self._every_s = bundle_id, validity or Validity(), made_at, every_s
         self._own: dict[str | None, str] = {}
         self._begin()
 
@@ -185,7 +185,7 @@ class LapseWatch:
         self._told: dict[str | None, str] = {}
         self._lapsed: dict[str | None, str] = {}
         self._seen: tuple[int, int, int] | None = None
-        idle = self._file is None and self._limits.max_age_days is None
+        idle = self._file is None and self._validity.max_age_days is None
         self._due = math.inf if idle else -math.inf
         self.why(None)
 
@@ -201,7 +201,7 @@ class LapseWatch:
 
     def count(self, scope: str, policy: str) -> str:
         """`why`, for one more decision under a certificate."""
-        most = self._limits.max_decisions
+        most = self._validity.max_decisions
         if most is not None:
             counter = self._counts.setdefault((scope, policy), itertools.count(1))
             if next(counter) > most:
@@ -221,7 +221,7 @@ class LapseWatch:
         try:
             self._due = now + self._every_s
             self._read()
-            old = self._limits.too_old(self._made_at, time.time())
+            old = self._validity.too_old(self._made_at, time.time())
             self._lapsed = {**({None: _said(old)} if old else {}), **self._told, **self._own}
         finally:
             self._lock.release()
@@ -253,7 +253,7 @@ class LapseWatch:
 
     def __getstate__(self) -> dict[str, Any]:
         """What it was made of, and what this process itself found; not the lock."""
-        return {name: self.__dict__[f"_{name}"] for name in ("file", "id", "limits", "made_at", "every_s", "own")}
+        return {name: self.__dict__[f"_{name}"] for name in ("file", "id", "validity", "made_at", "every_s", "own")}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__dict__.update({f"_{name}": value for name, value in state.items()})

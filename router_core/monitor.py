@@ -128,7 +128,7 @@ class Watcher:
 
     def verdicts(self, now: float) -> list[Verdict]:
         """What is known of every certificate that is in force, at a time in seconds since 1970."""
-        limits, found = self.settings.limits, []
+        validity, found = self.settings.validity, []
         for key, shown in sorted(self.bundle.certificates.items()):
             if not shown.certified or shown.policy not in _POLICIES:
                 continue
@@ -142,9 +142,9 @@ class Watcher:
             elif stream.detector.raised_at is not None:
                 told = "shift"
             if told not in ("alarm", "shift"):
-                if limits.too_old(self.bundle.certified_at, now):
+                if validity.too_old(self.bundle.certified_at, now):
                     told = "age"
-                elif limits.max_decisions is not None and decisions > limits.max_decisions:
+                elif validity.max_decisions is not None and decisions > validity.max_decisions:
                     told = "decisions"
             estimates = stream.estimates(self.settings.level)
             found.append(Verdict(told, stream, estimates, decisions, _note(stream)))
@@ -213,15 +213,15 @@ class Watcher:
             numbers = {"policy": shown.policy, "n": evidence.n, "value": evidence.value, "bar": evidence.bar}
             numbers |= {"raised_at": evidence.raised_at, "estimate": estimate.value}
             return Lapse(shown.scope, kind, reason, now, numbers | {"low": estimate.low, "high": estimate.high})
-        limits = self.settings.limits
+        validity = self.settings.validity
         if kind == "age":
-            reason = limits.too_old(self.bundle.certified_at, now)
-            return Lapse(None, kind, reason, now, {"max_age_days": limits.max_age_days})
+            reason = validity.too_old(self.bundle.certified_at, now)
+            return Lapse(None, kind, reason, now, {"max_age_days": validity.max_age_days})
         if kind == "decisions":
             reason = (
                 f"about {verdict.decisions:.0f} decisions under {shown.scope!r} ({shown.policy}), more than allowed"
             )
-            return Lapse(shown.scope, kind, reason, now, {"max_decisions": limits.max_decisions})
+            return Lapse(shown.scope, kind, reason, now, {"max_decisions": validity.max_decisions})
         return None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from router_core.claim import OUTLIVES_DEPARTURE, Certificate
 from router_core.fingerprints import Fingerprints
-from router_core.lapse import LapseWatch, Limits
+from router_core.lapse import LapseWatch, Validity
 from router_core.policy import CASCADE, ROUTE_ONLY, Policy
 from router_core.portfolio import Portfolio
 from router_core.release import bundle_folder
@@ -20,7 +20,7 @@ from router_core.scoring import Before, Scorer, View
 
 if TYPE_CHECKING:
     from router_core.bundle import Bundle
-    from router_core.cascade import Answer
+    from router_core.route import Answer
 
 __all__ = ["Decision", "Router", "Scopes", "Start", "estimate_tokens"]
 
@@ -35,7 +35,9 @@ class Start:
     """Where one query starts, and under which policy it goes on.
 
     `policy` and `before` are None when no policy applies: the query goes to the reference tier, or was
-    `forced` to `tier`, whose answer is then served unjudged. When the certificate had `lapsed` nothing is claimed.
+    `forced` to `tier`, whose answer is then served unjudged. `departure` says why this start is not the policy's own;
+    only a start at the reference tier keeps a certificate then, if its kind of risk allows it. When the certificate had
+    `lapsed` nothing is claimed.
     """
 
     text: str
@@ -47,6 +49,7 @@ class Start:
     policy: Policy | None
     before: Before | None
     forced: bool = False
+    departure: str = ""
     lapsed: bool = False
 
 
@@ -93,6 +96,7 @@ class Router:
     scorer: Scorer
     policies: Mapping[tuple[str, str], Policy]
     certificates: Mapping[tuple[str, str], Certificate]
+    mean_costs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     lapses: LapseWatch = field(default_factory=LapseWatch)
     _warned: set[str] = field(default_factory=set, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
@@ -102,7 +106,7 @@ class Router:
         return f"Router(bundle={self.bundle_id[:12]!r}, tiers={names}, tasks={tasks})"
 
     @classmethod
-    def load(cls, path: str | Path, *, watch: bool = True, limits: Limits | None = None) -> "Router":
+    def load(cls, path: str | Path, *, watch: bool = True, validity: Validity | None = None) -> "Router":
         """Load and verify a bundle, or the one in the current release of a ROOT (`router_core.release`).
 
         Parameters
@@ -111,7 +115,7 @@ class Router:
             Folder of the bundle, or a ROOT.
         watch
             Look at the lapse file beside the bundle, at most once a second.
-        limits
+        validity
             How long its certificates are used; those the bundle's settings name when None.
 
         Raises
@@ -123,16 +127,18 @@ class Router:
 
         # Resolved once: a link or ROOT that moves on meanwhile must not pair this bundle with another's lapses.
         folder = bundle_folder(path).resolve()
-        return cls.from_bundle(Bundle.load(folder), folder=folder if watch else None, limits=limits)
+        return cls.from_bundle(Bundle.load(folder), folder=folder if watch else None, validity=validity)
 
     @classmethod
-    def from_bundle(cls, bundle: "Bundle", *, folder: Path | None = None, limits: Limits | None = None) -> "Router":
+    def from_bundle(cls, bundle: "Bundle", *, folder: Path | None = None, validity: Validity | None = None) -> "Router":
         """Make a router of a bundle in memory; `folder` is where it lies if its lapses are to be watched."""
-        if limits is None:
-            limits = Limits(bundle.settings.get("max_age_days"), bundle.settings.get("max_decisions"))
-        lapses = LapseWatch(folder, bundle.id, limits, bundle.certified_at)
-        held = bundle.portfolio, bundle.scopes, bundle.scorer, bundle.policies, bundle.certificates
-        return cls(bundle.id, *held, lapses)
+        means = bundle.settings.get("train_means", {})
+        costs = {scope: tuple(cost for _, cost in tiers) for scope, tiers in means.items()}
+        policies, shown = bundle.policies, bundle.certificates
+        if validity is None:
+            validity = Validity(bundle.settings.get("max_age_days"), bundle.settings.get("max_decisions"))
+        lapses = LapseWatch(folder, bundle.id, validity, bundle.certified_at)
+        return cls(bundle.id, bundle.portfolio, bundle.scopes, bundle.scorer, policies, shown, costs, lapses)
 
     def start(self, text: str, task: str | None = None, policy: str = CASCADE) -> Start:
         """Decide where a query starts.
@@ -191,8 +197,11 @@ class Router:
             self._warn(str(task))
         scope = None if view is None else view.scope
         lapsed = "" if scope is None else self.lapses.why(scope)
-        reason = f"{why}; sent to {tier}; {lapsed}" if lapsed else f"{why}; sent to {tier}"
-        return Start(text, task, scope, policy, index, reason, None, None, forced=True, lapsed=bool(lapsed))
+        reason = f"{why}; sent to {tier}"
+        told = f"{reason}; {lapsed}" if lapsed else reason
+        return Start(
+            text, task, scope, policy, index, told, None, None, forced=True, departure=reason, lapsed=bool(lapsed)
+        )
 
     def decide(self, text: str, task: str | None = None, policy: str = ROUTE_ONLY) -> Decision:
         """Decide which tier to call, with the reasons; see `start` for the parameters."""
@@ -305,6 +314,29 @@ class Router:
         sent = estimate_tokens(prompt) if answer.prompt_tokens is None else answer.prompt_tokens
         received = estimate_tokens(answer.text) if answer.completion_tokens is None else answer.completion_tokens
         return self.portfolio.tiers[self.portfolio.index(tier)].price(sent, received)
+
+    def expected_price(self, tier: int, start: Start, prompt_tokens: int | None = None) -> float:
+        """US dollars that one attempt is expected to cost, before it is made.
+
+        The portfolio's prices at these prompt tokens and the tier's ``assumed_completion_tokens``. Where no length is
+        assumed, the mean cost of the tier's train answers in this scope, or the price of the prompt alone if that is
+        more.
+
+        Parameters
+        ----------
+        tier
+            Position of the tier.
+        start
+            The query.
+        prompt_tokens
+            Tokens it will be sent; estimated at four UTF-8 bytes each of the routed text when None.
+        """
+        priced = self.portfolio.tiers[tier]
+        sent = estimate_tokens(start.text) if prompt_tokens is None else prompt_tokens
+        if priced.assumed_completion_tokens is not None:
+            return priced.price(sent, priced.assumed_completion_tokens)
+        means = self.mean_costs.get(start.scope or "overall") or self.mean_costs.get("overall")
+        return max(priced.price(sent, 0), 0.0 if means is None else means[tier])
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the lock, which belongs to one process."""

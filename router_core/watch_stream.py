@@ -13,7 +13,7 @@ from router_core.alarms import ARL, Alarm, Detector, Recertification
 from router_core.audit_risk import Audited, Estimate, estimate_risk
 from router_core.claim import Certificate, check_levels
 from router_core.errors import InputError
-from router_core.lapse import Limits
+from router_core.lapse import Validity
 
 __all__ = ["Stream", "WatchSettings"]
 
@@ -33,7 +33,7 @@ class WatchSettings:
         Lower bound of all propensities, to be named before labels are seen; the smallest of the first read when None.
     level
         Coverage of the intervals.
-    limits
+    validity
         How long certificates are used.
     """
 
@@ -41,7 +41,7 @@ class WatchSettings:
     arl: float = ARL
     floor: float | None = None
     level: float = 0.95
-    limits: Limits = field(default_factory=Limits)
+    validity: Validity = field(default_factory=Validity)
 
     def __post_init__(self) -> None:
         """Refuse levels outside (0, 1) and a run length that is none."""

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from routenlp_integrations.cli.calibrate import calibrate
+from routenlp_integrations.cli.collect import collect
 from routenlp_integrations.cli.demo import demo
 from routenlp_integrations.cli.evaluate import evaluate
 from routenlp_integrations.cli.fit import fit
@@ -30,6 +31,7 @@ app.command()(calibrate)
 app.command()(route)
 app.command()(inspect)
 app.command()(watch)
+app.command()(collect)
 app.command()(demo)
 
 

@@ -63,7 +63,7 @@ def watch(
     """
     from router_core.bundle import Bundle
     from router_core.errors import InputError
-    from router_core.lapse import Limits, lapse_file, write_lapses
+    from router_core.lapse import Validity, lapse_file, write_lapses
     from router_core.monitor import WatchSettings
     from router_core.release import bundle_folder
 
@@ -76,8 +76,8 @@ def watch(
     loaded = Bundle.load(folder)
     told = loaded.settings
     age = told.get("max_age_days") if max_age_days is None else max_age_days
-    limits = Limits(age, told.get("max_decisions") if max_decisions is None else max_decisions)
-    watcher = _watcher(loaded, WatchSettings(delta, arl, floor, limits=limits), state)
+    validity = Validity(age, told.get("max_decisions") if max_decisions is None else max_decisions)
+    watcher = _watcher(loaded, WatchSettings(delta, arl, floor, validity=validity), state)
     screen = console(quiet=as_json)
     while True:
         now = time.time()

@@ -159,7 +159,7 @@ def _candidate(bundle: Bundle, settings: FitSettings, prepared: Prepared) -> tup
         )
         raise InputError(msg)
     sizes = calib_sizes(prepared.records, scopes, prepared.calib)
-    laid = lay(tuned, old.baselines, scopes, sizes, goal, bundle.portfolio.names)
+    laid = lay(tuned, scopes, sizes, goal, bundle.portfolio.names)
     made = Candidate(
         scopes,
         old.scorer,

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router_core.baselines import Baselines
 from router_core.encoder import Encoder, EncoderTrainer, Examples, Prediction
-from router_core.fitting.baselines import fit_isotonic, fit_neighbours, neighbour_risk
+from router_core.fitting.baselines import Lesson, Tuning
 from router_core.fitting.candidates import Goal, ScoreTable, tried_sets
 from router_core.fitting.certify import Candidate
 from router_core.fitting.evidence_model import fit_view_models
 from router_core.fitting.lay import Tuned, calib_sizes, concatenate, delta_of_each, lay
+from router_core.fitting.rivals import fit_rivals
 from router_core.fitting.tables import HiddenFrom, Progress, bad_answers, evidence_of, score_table
 from router_core.records import Records
 from router_core.scopes import CertifyBy, Scopes
@@ -155,20 +155,31 @@ class Fitter:
         digest = [hashlib.sha256(f"routenlp-fold-v1|{self.records.group[i]}".encode()).digest() for i in rows.tolist()]
         return np.asarray([int.from_bytes(d[:6], "big") % _FOLDS for d in digest], np.intp)
 
+    def _hidden(self, scorer: Scorer, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        return np.stack([scorer.encoder.embed(self.records.prompt[i]) for i in rows.tolist()])
+
     def _lay(self, scorer: Scorer, tables: Mapping[str, ScoreTable], rows: NDArray[np.intp]) -> Candidate:
         """Fit the rivals, and lay a path for every scope and policy."""
-        s, embed = self.settings, scorer.encoder.embed
-        hidden = np.stack([embed(self.records.prompt[i]) for i in self.train.tolist()])
-        near = fit_neighbours(hidden, self.bad[self.train], self.group[self.train], seed=s.seed)
-        at = np.stack([embed(self.records.prompt[i]) for i in rows.tolist()])
-        # Out of fold a row must not vote for itself.
-        own, voters = (None, None) if len(self.tune) else (self.group[rows], self.group[self.train])
-        baselines = Baselines(near, {kind: fit_isotonic(table.risk, table.bad) for kind, table in tables.items()})
+        s, held_out = self.settings, len(self.tune) > 0
+        passed = 1 - self.bad[:, :-1]
+        lesson = Lesson(
+            self._hidden(scorer, self.train),
+            passed[self.train],
+            self.group[self.train],
+            self._fold_of(self.train),
+            s.seed,
+        )
+        tuning = Tuning(
+            self._hidden(scorer, rows) if held_out else None,
+            {kind: table.risk for kind, table in tables.items()},
+            passed[rows],
+        )
+        baselines, scores = fit_rivals(lesson, tuning)
         labels = [(self.records.task[i], self.records.subtask[i]) for i in rows.tolist()]
-        self.tuned = Tuned(tables, neighbour_risk(near, at, own, voters), labels)
+        self.tuned = Tuned(tables, scores, labels)
         sizes = calib_sizes(self.records, self.scopes, self.calib)
         goal = Goal(s.risk, s.alpha, delta_of_each(s.delta, self.scopes, simultaneous=s.simultaneous), s.seed)
-        laid = lay(self.tuned, baselines, self.scopes, sizes, goal, self.records.models)
+        laid = lay(self.tuned, self.scopes, sizes, goal, self.records.models)
         self.choices = laid.choices
         return Candidate(
             self.scopes, scorer, baselines, laid.policies, laid.plans, s.risk, goal.alpha, goal.delta, s.tolerance

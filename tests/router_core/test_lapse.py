@@ -19,7 +19,7 @@ from router_core import Cascade, Router
 from router_core.bundle import Bundle
 from router_core.errors import BundleError, InputError
 from router_core.fingerprints import Fingerprints, fingerprint_changed
-from router_core.lapse import DAY_S, Lapse, LapseWatch, Limits, lapse_file, read_lapses, write_lapses
+from router_core.lapse import DAY_S, Lapse, LapseWatch, Validity, lapse_file, read_lapses, write_lapses
 
 TEXT = "Review 7 from the harbour: I love this lamp. Is the mood 'good' or 'bad'?"
 ALARM = Lapse("mood", "alarm", "audits say so", 1e9, {"n": 10, "value": 12.5})
@@ -203,12 +203,12 @@ def test_age(folder: Path) -> None:
     """The manifest's date counts, without being part of the id; without a date a limit is taken as reached."""
     bundle = Bundle.load(folder)
     assert bundle.certified_at is not None
-    limits = Limits(max_age_days=30)
+    limits = Validity(max_age_days=30)
     assert limits.too_old(bundle.certified_at, bundle.certified_at + 29 * DAY_S) == ""
     assert "31.0 days ago" in limits.too_old(bundle.certified_at, bundle.certified_at + 31 * DAY_S)
     assert "does not say" in limits.too_old(None, 0.0)
-    assert Limits().too_old(None, 1e12) == ""
-    assert _served(Router.load(folder, limits=limits), "mood").certificate is not None
+    assert Validity().too_old(None, 1e12) == ""
+    assert _served(Router.load(folder, validity=limits), "mood").certificate is not None
     watch = LapseWatch(None, "x", limits, time.time() - 31 * DAY_S)
     assert "more than 30" in watch.why("mood")
     assert "more than 30" in LapseWatch(None, "x", limits, 0.0).why(None)
@@ -223,7 +223,7 @@ def test_copying_a_bundle_does_not_make_it_younger(folder: Path, tmp_path: Path)
 
 def test_number_of_decisions(folder: Path) -> None:
     """After max_decisions under one certificate it lapses in this process, and the others go on."""
-    router = Router.load(folder, limits=Limits(max_decisions=3))
+    router = Router.load(folder, validity=Validity(max_decisions=3))
     shown = [_served(router, "mood").certificate is not None for _ in range(5)]
     assert shown == [True, True, True, False, False]
     assert "3 decisions under the certificate of 'mood' (cascade)" in _served(router, "mood").reason
@@ -237,7 +237,7 @@ def test_limits_from_the_settings_of_the_bundle(folder: Path) -> None:
     assert [Router.from_bundle(bundle).lapses.count("mood", "cascade")] == [""]
     router = Router.from_bundle(bundle)
     assert [bool(router.lapses.count("mood", "cascade")) for _ in range(2)] == [False, True]
-    free = Router.from_bundle(bundle, limits=Limits())
+    free = Router.from_bundle(bundle, validity=Validity())
     assert not any(free.lapses.count("mood", "cascade") for _ in range(5))
 
 
@@ -245,7 +245,7 @@ def test_limits_from_the_settings_of_the_bundle(folder: Path) -> None:
 def test_limits_that_are_none(limits: dict[str, Any]) -> None:
     """A limit of nothing is refused."""
     with pytest.raises(InputError, match=r"above 0|at least 1"):
-        Limits(**limits)
+        Validity(**limits)
 
 
 def test_unwatched(folder: Path) -> None:

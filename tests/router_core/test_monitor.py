@@ -14,7 +14,7 @@ import pytest
 from router_core.audit_risk import Audited, betting_interval, estimate_risk, losses_of, open_audits, read_audits
 from router_core.bundle import Bundle
 from router_core.errors import InputError
-from router_core.lapse import DAY_S, Limits
+from router_core.lapse import DAY_S, Validity
 from router_core.monitor import Watcher, WatchSettings
 
 Make = Callable[..., list[Audited]]
@@ -162,11 +162,11 @@ def test_a_propensity_below_the_floor(bundle: Bundle, make: Make) -> None:
 def test_age_and_decisions(bundle: Bundle, make: Make) -> None:
     """Limits lapse through the watch too: age everything, decisions their scope, counted by 1 / propensity."""
     assert bundle.certified_at is not None
-    old = Watcher(bundle, WatchSettings(limits=Limits(max_age_days=2)))
+    old = Watcher(bundle, WatchSettings(validity=Validity(max_age_days=2)))
     assert {v.verdict for v in old.verdicts(bundle.certified_at + DAY_S)} == {"no audits"}
     late = bundle.certified_at + 3 * DAY_S
     assert {lapse.scope for lapse in old.lapses(old.verdicts(late), late)} == {None}
-    busy = Watcher(bundle, WatchSettings(limits=Limits(max_decisions=900)))
+    busy = Watcher(bundle, WatchSettings(validity=Validity(max_decisions=900)))
     busy.read(make(80, 0.0))
     assert _verdict(busy).verdict == "fine"
     busy.read(make(20, 0.0, seed=1))

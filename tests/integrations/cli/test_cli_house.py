@@ -55,6 +55,20 @@ OFFERED: dict[str, set[str]] = {
         "plot",
         "dry-run",
     },
+    "collect": {
+        "prompts",
+        "tiers",
+        "metric",
+        "budget",
+        "out",
+        "task",
+        "gold",
+        "limit",
+        "concurrency",
+        "redact",
+        "yes",
+        "json",
+    },
     "demo": {"out", "json"},
 }
 
