@@ -103,6 +103,7 @@ def calibrate(
                 "paths": "laid again from the scores on tune" if "tuned.npz" in bundle.baselines else "kept",
             },
         },
+        measured=bundle.measured,
     )
     return made if out is None else made.save(out)
 

@@ -16,7 +16,7 @@ from router_core.fitting.certify import Candidate
 from router_core.fitting.evidence_model import fit_view_models
 from router_core.fitting.lay import Tuned, calib_sizes, concatenate, delta_of_each, lay
 from router_core.fitting.rivals import fit_rivals
-from router_core.fitting.tables import HiddenFrom, Progress, bad_answers, evidence_of, score_table
+from router_core.fitting.tables import HiddenFrom, Known, Progress, bad_answers, evidence_of, score_table
 from router_core.records import Records
 from router_core.scopes import CertifyBy, Scopes
 from router_core.scoring import MASKED, TASK_ONLY, Scorer, View
@@ -34,7 +34,12 @@ class Fitter:
     """The steps of one fit, sharing prepared records; never touches a calib or test row."""
 
     def __init__(
-        self, prepared: Prepared, settings: FitSettings, trainer: EncoderTrainer, progress: Progress | None
+        self,
+        prepared: Prepared,
+        settings: FitSettings,
+        trainer: EncoderTrainer,
+        progress: Progress | None,
+        known: dict[str, Known] | None = None,
     ) -> None:
         self.settings, self.trainer, self.progress = settings, trainer, progress
         self.records = prepared.records
@@ -43,11 +48,14 @@ class Fitter:
         self.bad = bad_answers(self.records, settings.tolerance)
         self.scopes = _scopes(self.records, np.union1d(self.train, self.tune), settings.certify_by)
         self.choices: dict[str, Any] = {}
+        self.expected_cost_ratio = 1.0
+        # What is known of the answers does not depend on the encoder, so the fits of a comparison share it.
+        self._known: dict[str, Known] = {} if known is None else known
 
     def candidate(self) -> Candidate:
         """Fit everything and lay the paths."""
         final = self._encoder(self.train, "encoder")
-        known = evidence_of(self.records, self.train, self.progress)
+        known = self._evidence("train", self.train)
         held_out = len(self.tune) > 0
         folds = self._fold_of(self.train)
         encoders: list[Encoder] = [final]
@@ -71,11 +79,16 @@ class Fitter:
                 tables[kind] = self._out_of_fold(kind, views, predictions, known, folds, encoders)
         scorer = Scorer(self.records.models, final, models)
         if held_out:
-            known_tune = evidence_of(self.records, self.tune, self.progress)
+            known_tune = self._evidence("tune", self.tune)
             for kind in models:
                 views = self._views(kind, self.tune)
                 tables[kind] = score_table(scorer, self.records, self.tune, views, self.bad, known_tune, self.progress)
         return self._lay(scorer, tables, self.tune if held_out else self.train)
+
+    def _evidence(self, split: str, rows: NDArray[np.intp]) -> Known:
+        if split not in self._known:
+            self._known[split] = evidence_of(self.records, rows, self.progress)
+        return self._known[split]
 
     def _encoder(self, rows: NDArray[np.intp], what: str) -> Encoder:
         if self.progress is not None:
@@ -90,6 +103,7 @@ class Fitter:
             r.cost[rows],
             self.settings.tolerance,
             r.models,
+            [r.group[i] for i in at],
         )
         return self.trainer.train(examples, seed=self.settings.seed)
 
@@ -180,7 +194,7 @@ class Fitter:
         sizes = calib_sizes(self.records, self.scopes, self.calib)
         goal = Goal(s.risk, s.alpha, delta_of_each(s.delta, self.scopes, simultaneous=s.simultaneous), s.seed)
         laid = lay(self.tuned, self.scopes, sizes, goal, self.records.models)
-        self.choices = laid.choices
+        self.choices, self.expected_cost_ratio = laid.choices, laid.expected_cost_ratio(sizes)
         return Candidate(
             self.scopes, scorer, baselines, laid.policies, laid.plans, s.risk, goal.alpha, goal.delta, s.tolerance
         )

@@ -115,11 +115,24 @@ class Tuned:
 
 @dataclass(frozen=True, eq=False)
 class Laid:
-    """Paths and plans by (scope, policy or rival), and the choices for the report."""
+    """Paths, plans and costs by (scope, policy or rival), and the choices for the report.
+
+    Attributes
+    ----------
+    costs
+        US dollars a query, on the rows that laid the path: expected once certified, and of always the reference tier.
+    """
 
     policies: dict[tuple[str, str], Policy]
     plans: dict[tuple[str, str], Plan]
     choices: dict[str, Any]
+    costs: dict[tuple[str, str], tuple[float, float]]
+
+    def expected_cost_ratio(self, sizes: Mapping[str, int]) -> float:
+        """Expected cost of all cascades over that of always the reference; a scope counts by its calib items."""
+        paid = sum(n * self.costs[scope, CASCADE][0] for scope, n in sizes.items())
+        reference = sum(n * self.costs[scope, CASCADE][1] for scope, n in sizes.items())
+        return paid / reference if reference > 0 else 1.0
 
 
 def delta_of_each(delta: float, scopes: Scopes, *, simultaneous: bool) -> float:
@@ -157,7 +170,7 @@ def lay(
     tiers
         Names, for the report.
     """
-    laid = Laid({}, {}, {})
+    laid = Laid({}, {}, {}, {})
     for view in scopes.views:
         scope, n = view.scope, sizes[view.scope]
         rows = tuned.rows_of(scopes, scope)
@@ -172,6 +185,7 @@ def lay(
             chosen[name] = best_path(rival, confidence_paths(rival, name, scope), n, goal)
         for name, choice in chosen.items():
             laid.policies[scope, name], laid.plans[scope, name] = choice.policy, choice.plan
+            laid.costs[scope, name] = choice.expected_cost, float(table.cost[:, -1].mean())
         laid.choices[scope] = {name: _told(choice, tiers, table) for name, choice in chosen.items()}
     return laid
 
