@@ -13,6 +13,7 @@ from routenlp_integrations.cli.evaluate import evaluate
 from routenlp_integrations.cli.fit import fit
 from routenlp_integrations.cli.inspect import inspect
 from routenlp_integrations.cli.route import route
+from routenlp_integrations.cli.watch import watch
 
 __all__ = ["app"]
 
@@ -29,6 +30,7 @@ app.command()(evaluate)
 app.command()(calibrate)
 app.command()(route)
 app.command()(inspect)
+app.command()(watch)
 app.command()(collect)
 app.command()(demo)
 
