@@ -37,6 +37,8 @@ class Answer:
         Numbers that came with it (``mean_logprob``, ...).
     covered
         Empty, or why no certificate covers an answer of this kind (tool calls, structured output).
+    invalid
+        Empty, or why it is not what was asked for (it does not fit the schema): a cheap answer is then escalated.
     raw
         Whatever the caller wants back.
     shown
@@ -49,6 +51,7 @@ class Answer:
     cost_usd: float | None = None
     signals: Mapping[str, float] = field(default_factory=dict)
     covered: str = ""
+    invalid: str = ""
     raw: Any = None
     shown: bool = False
 
@@ -226,6 +229,11 @@ def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clear
             accepted, confidence, why = True, None, reason
         else:
             accepted, confidence, why = router.accept(start, tier, reply.text, tried, reply.signals)
+            following = start.policy.following(tier) if start.policy is not None else last
+            if reply.invalid:
+                if accepted and not (following == last and kept):
+                    void = void or f"{reply.invalid}; escalated against the policy"
+                accepted, why = False, f"{reply.invalid}; escalated"
         if served and (reply.covered or not accepted):
             void = void or f"{reply.covered or why}, after it was shown"
             accepted = True
@@ -233,11 +241,10 @@ def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clear
         if accepted:
             return _route(router, start, attempts, reply, why, void)
         tried[names[tier]] = reply.text
-        rank = -1.0 if confidence is None or math.isnan(confidence) else confidence
+        rank = -1.0 if reply.invalid or confidence is None or math.isnan(confidence) else confidence
         if best is None or rank > best[0]:
             best = (rank, names[tier], reply)
-        reason = why
-        tier = start.policy.following(tier) if start.policy is not None else last
+        reason, tier = why, following
 
 
 def _route(
