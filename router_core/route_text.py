@@ -61,11 +61,13 @@ def route_text(turns: Sequence[tuple[str, str]]) -> str:
 
 def _harness(text: str) -> bool:
     """Whether a human turn is nothing but tagged remarks of a harness."""
-    rest = text.strip()
-    while rest:
-        tag = next((tag for tag in _HARNESS if rest.startswith(f"<{tag}>")), None)
-        end = rest.find(f"</{tag}>") if tag else -1
+    at, whole = 0, text.strip()
+    while at < len(whole):
+        tag = next((tag for tag in _HARNESS if whole.startswith(f"<{tag}>", at)), None)
+        end = whole.find(f"</{tag}>", at) if tag else -1
         if tag is None or end < 0:
             return False
-        rest = rest[end + len(tag) + 3 :].lstrip()
+        at = end + len(tag) + 3
+        while whole[at : at + 1].isspace():
+            at += 1
     return True

@@ -58,8 +58,10 @@ def abilities_of(tier: TierModel, declared: Mapping[str, Any]) -> Abilities:
 def common_profile(abilities: Sequence[Abilities]) -> ModelProfile | None:
     """What every tier can do: false where one cannot, true where all can, the least of all numbers."""
     found: dict[str, Any] = {}
-    for key in dict.fromkeys(key for stated in abilities for key in stated):
+    for key in ModelProfile.__annotations__:
         values = [stated[key] for stated in abilities if key in stated]
+        if not values:
+            continue
         if all(isinstance(value, bool) for value in values):
             if not all(values) or len(values) == len(abilities):
                 found[key] = all(values)

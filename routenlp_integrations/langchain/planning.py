@@ -71,7 +71,7 @@ class Plan:
 
     def finish(self, route: Route) -> Route:
         """The route, its certificate taken away where the policy was followed without cover."""
-        if not self.void or route.certificate is None or route.attempts[0].tier == self.reference:
+        if not self.void or route.attempts[0].tier == self.reference:
             return route
         return replace(route, certificate=None, reason=f"{route.reason}; uncertified: {self.void}")
 

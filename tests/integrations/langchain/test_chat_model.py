@@ -307,8 +307,8 @@ class _Same(ScriptedModel):
 
     message: ClassVar[AIMessage] = AIMessage("The answer is good.")
 
-    def _result(self, messages: Any) -> Any:
-        result = super()._result(messages)
+    def _result(self, messages: Any, kwargs: Any) -> Any:
+        result = super()._result(messages, kwargs)
         result.generations[0].message = _Same.message
         return result
 
