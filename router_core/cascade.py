@@ -231,9 +231,9 @@ def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clear
             accepted, confidence, why = router.accept(start, tier, reply.text, tried, reply.signals)
             following = start.policy.following(tier) if start.policy is not None else last
             if reply.invalid:
-                if accepted and not (following == last and kept):
+                if accepted and not served and not (following == last and kept):
                     void = void or f"{reply.invalid}; escalated against the policy"
-                accepted, why = False, f"{reply.invalid}; escalated"
+                accepted, why = False, reply.invalid if served else f"{reply.invalid}; escalated"
         if served and (reply.covered or not accepted):
             void = void or f"{reply.covered or why}, after it was shown"
             accepted = True
