@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
 from routenlp_integrations.langchain.capabilities import Abilities, abilities_of, check_declared, common_profile
 from routenlp_integrations.langchain.configured import ConfiguredChatModel
 from routenlp_integrations.langchain.planning import StreamPolicy, Uncalibrated
-from routenlp_integrations.langchain.serialising import as_json
+from routenlp_integrations.langchain.serialising import Frozen, as_json, frozen
 from routenlp_integrations.langchain.tiers import TierModel
 from router_core.cascade import OnFailure, OnReferenceFailure, match_tiers
 from router_core.errors import BundleError, InputError
@@ -144,13 +144,25 @@ class AssembledChatModel(ConfiguredChatModel):
         return as_json(self, self.bundle, self.router.bundle_id, self.tiers, own)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """A copy with tiers of its own; the router, which nobody changes, is shared."""
+        """A copy that shares the router, which nobody changes, and the tiers, which hold open clients."""
         shared = {} if memo is None else memo
-        shared[id(self.router)] = self.router
+        shared.update({id(part): part for part in (self.router, *self.tiers.values())})
+        shared.update({id(tier.model): tier.model for tier in self._models.values()})
         return super().__deepcopy__(shared)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle carries the router whole: it works where the bundle's folder is not."""
+        given = {name: getattr(self, name) for name in self.model_fields_set if name != "tiers"}
+        return _thawed, (type(self), given, {name: frozen(tier) for name, tier in self.tiers.items()})
 
     def _check_tier(self, name: str) -> None:
         self.router.portfolio.index(name)
 
     def _declared(self, name: str) -> str:
         return self.router.portfolio.tiers[self.router.portfolio.index(name)].model or name
+
+
+def _thawed(kind: type[AssembledChatModel], given: dict[str, Any], tiers: dict[str, Any]) -> AssembledChatModel:
+    """Inverse of `AssembledChatModel.__reduce__`."""
+    made = {name: tier.thawed() if isinstance(tier, Frozen) else tier for name, tier in tiers.items()}
+    return kind(**given, tiers=made)

@@ -32,6 +32,8 @@ _FORMS = {
     ),
 }
 """Call arguments, under the names providers give them, that ask for something else than text."""
+_TEXT = frozenset({"text", "reasoning", "thinking", "redacted_thinking"})
+"""Content blocks that are text, or that a model thought before its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def content_departure(messages: Sequence[BaseMessage]) -> str:
         blocks = message.content
         for block in blocks if isinstance(blocks, list) else ():
             kind = block.get("type", "other") if isinstance(block, dict) else "text"
-            if kind != "text":
+            if kind not in _TEXT:
                 return f"the query holds {kind!r} content, which calib did not have"
     return ""
 

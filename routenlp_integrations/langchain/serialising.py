@@ -2,17 +2,21 @@
 
 Secrets that a tier declares (`lc_secrets`) are replaced by their names, as LangChain does. Fields that are named
 like secrets or headers without being declared are left out.
+
+Many providers' models cannot be pickled, since they hold open clients. In a pickle such a tier is its own JSON, from
+which it is made anew with the keys of the environment (`frozen`).
 """
 
+import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from langchain_core.load.dump import dumpd
 from langchain_core.load.serializable import Serializable, SerializedConstructor, SerializedNotImplemented
 from pydantic import SecretStr
 
-__all__ = ["as_json"]
+__all__ = ["Frozen", "as_json", "frozen"]
 
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|passwd|authorization|credentials?|headers?|cookies?)s?$", re.I)
 
@@ -97,3 +101,48 @@ def _kinds(value: Any) -> set[str]:
         own = {str(value["type"])} if value.get("lc") == 1 and "type" in value else set()
         return own.union(*(_kinds(item) for item in value.values()))
     return set().union(*(_kinds(item) for item in value)) if isinstance(value, list) else set()
+
+
+class Frozen:
+    """A tier in a pickle: its JSON, and the classes it is made of."""
+
+    def __init__(self, told: Mapping[str, Any], kinds: tuple[type[Serializable], ...]) -> None:
+        self.told = told
+        self.kinds = kinds
+
+    def thawed(self) -> Any:
+        """Make the tier anew; secrets come from the environment."""
+        from langchain_core._api import suppress_langchain_beta_warning
+        from langchain_core.load import load
+
+        places = [kind.lc_id()[0] for kind in self.kinds]
+        with suppress_langchain_beta_warning():
+            return load(self.told, allowed_objects=list(self.kinds), valid_namespaces=places, secrets_from_env=True)
+
+
+def frozen(tier: Any) -> Any:
+    """A tier as it goes into a pickle: itself where it can be pickled, else `Frozen`.
+
+    Raises
+    ------
+    TypeError
+        When it can be neither pickled nor serialised.
+    """
+    try:
+        pickle.dumps(tier)
+    except Exception:
+        told = dumpd(tier)
+        if "not_implemented" in _kinds(told):
+            raise
+        return Frozen(told, tuple(dict.fromkeys(_classes(tier))))
+    return tier
+
+
+def _classes(value: Any) -> Iterator[type[Serializable]]:
+    if isinstance(value, Serializable):
+        yield type(value)
+        for name in type(value).model_fields:
+            yield from _classes(getattr(value, name, None))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _classes(item)

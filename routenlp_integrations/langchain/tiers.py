@@ -93,7 +93,7 @@ class TierModel:
     @property
     def identity(self) -> str:
         """Name and a hash of all that decides its answers, for the key of a cache; holds no secret."""
-        own = {**self.model.asdict(), "bound": dict(self.bound)} if hasattr(self.model, "asdict") else {}
+        own = {**self.model._identifying_params, "_type": self.model._llm_type, "bound": dict(self.bound)}
         shown = sha256(repr(sorted(own.items())).encode("utf-8", "surrogatepass")).hexdigest()
         return f"{self.model_name or self.name} {shown[:16]}"
 

@@ -182,7 +182,12 @@ def test_wrong_requests_are_refused(make: Make) -> None:
         (AIMessage("", additional_kwargs={"refusal": "no"}), "refused"),
         (AIMessage("", tool_calls=[{"name": "other", "args": {}, "id": "1"}]), "no readable call of Mood"),
         (
-            AIMessage("", invalid_tool_calls=[{"name": "Mood", "args": "{", "id": "1", "error": "e", "type": "invalid_tool_call"}]),
+            AIMessage(
+                "",
+                invalid_tool_calls=[
+                    {"name": "Mood", "args": "{", "id": "1", "error": "e", "type": "invalid_tool_call"}
+                ],
+            ),
             "no readable call of Mood",
         ),
     ],

@@ -19,9 +19,11 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
+from pydantic import PrivateAttr
 from scripted import Make, ProviderModel, ScriptedModel, ask, route_of
 
 from routenlp_integrations.langchain import RoutingChatModel
+from routenlp_integrations.langchain.structured import Structure
 from router_core.errors import TierError
 from router_core.router import Router
 
@@ -116,8 +118,10 @@ def test_the_global_cache_keeps_one_answer(make: Make, easy: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
-def test_serialisation_round_trip_without_secrets(small_bundle: Path, easy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """dumps holds no key and no header, loads makes a model that routes alike, keys come from the environment."""
+def test_serialisation_round_trip_without_secrets(
+    small_bundle: Path, easy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dumps holds no key and no header, loads makes a model that routes alike, keys come from the environment."""
     tiers: dict[str, Any] = {
         "small": ProviderModel(model_name="small-1"),
         "medium": ProviderModel(model_name="medium-1").bind(seed=3, extra_headers={"Authorization": "Bearer sk-bound"}),
@@ -202,8 +206,52 @@ def test_a_pickle_carries_its_bundle(small_bundle: Path, easy: str, tmp_path: Pa
     assert twin.bundle == model.bundle
     deep = copy.deepcopy(model)
     assert deep.router is model.router
-    assert deep.tiers["small"] is not model.tiers["small"]
-    assert deep._models["small"].model is deep.tiers["small"]
+    assert deep.tiers["small"] is model.tiers["small"]
+    assert deep.tiers is not model.tiers
+    assert route_of(deep.invoke(easy)) == route
+
+
+class Open(ScriptedModel):
+    """Holds a client that cannot be pickled, as providers' models do."""
+
+    _client: Any = PrivateAttr(default_factory=threading.RLock)
+
+
+def test_tiers_with_open_clients_are_copied_and_pickled(
+    small_bundle: Path, easy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a pickle such a tier is its JSON, its key a name; made anew it takes the key of the environment."""
+    tiers: dict[str, Any] = {name: Open(model_name=name).bind(seed=1) for name in TIERS}
+    with pytest.raises(TypeError):
+        pickle.dumps(tiers["small"])
+    model = RoutingChatModel.from_bundle(small_bundle, tiers, task="mood")
+    route = route_of(model.invoke(easy))
+    frozen = pickle.dumps(model)
+    assert b"sk-secret" not in frozen
+    monkeypatch.setenv("SCRIPTED_API_KEY", "sk-from-outside")
+    twin = pickle.loads(frozen)  # noqa: S301 - our own
+    assert route_of(twin.invoke(easy)) == route
+    assert twin.tiers["small"].bound.api_key.get_secret_value() == "sk-from-outside"
+    assert twin.tiers["small"].kwargs == {"seed": 1}
+    assert route_of(copy.deepcopy(model).invoke(easy)) == route
+
+
+def test_a_real_providers_model_is_a_tier(small_bundle: Path) -> None:
+    """`ChatOpenAI` is asked in its modes, states its profile, is serialised, copied and pickled; nothing is sent."""
+    openai = pytest.importorskip("langchain_openai")
+    names = {"small": "gpt-4o-mini", "medium": "gpt-4o", "large": "gpt-5"}
+    tiers = {name: openai.ChatOpenAI(model=model, api_key="sk-secret") for name, model in names.items()}
+    model = RoutingChatModel.from_bundle(small_bundle, tiers, task="mood")
+    assert model.profile is not None
+    assert (model.profile["tool_calling"], model.profile["max_input_tokens"]) == (True, 128_000)
+    assert "sk-" not in dumps(model)
+    assert copy.deepcopy(model).tiers["small"] is tiers["small"]
+    formats = []
+    for method in ("json_schema", "function_calling", "json_mode"):
+        structure = Structure({"title": "Mood", "type": "object", "properties": {"a": {"type": "string"}}}, method)  # type: ignore[arg-type]
+        formats.append(structure.bound_to(model._models["small"]).bound)
+    assert [bound.get("response_format", {}).get("type") for bound in formats] == ["json_schema", None, "json_object"]
+    assert formats[1]["tool_choice"]["function"]["name"] == "Mood"
 
 
 # Answers
@@ -224,7 +272,10 @@ def test_several_answers_are_kept(small_router: Router, easy: str) -> None:
 
     class Several(ScriptedModel):
         def _result(self, messages: list[BaseMessage], kwargs: dict[str, Any]) -> ChatResult:
-            answers = [self._message(messages, kwargs), *(AIMessage(f"other {i}") for i in range(1, kwargs.get("n", 1)))]
+            answers = [
+                self._message(messages, kwargs),
+                *(AIMessage(f"other {i}") for i in range(1, kwargs.get("n", 1))),
+            ]
             return ChatResult(generations=[ChatGeneration(message=answer) for answer in answers])
 
     tiers = {name: Several(model_name=name) for name in TIERS}
@@ -238,7 +289,7 @@ def test_several_answers_are_kept(small_router: Router, easy: str) -> None:
 
 
 def test_disable_streaming_for_tools(make: Make, easy: str) -> None:
-    """ "tool_calling" turns streams with tools, and only those, into whole answers."""
+    """The value "tool_calling" turns streams with tools, and only those, into whole answers."""
 
     def look_up(word: str) -> str:
         """Look a word up."""

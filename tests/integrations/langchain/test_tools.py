@@ -1,4 +1,4 @@
-"""Tools: bound as OpenAI's format, judged by schema and agreement where they are routed, covered where calib had them."""
+"""Tools: bound in OpenAI's format, judged by schema and agreement where routed, covered where calib had them."""
 
 from __future__ import annotations
 
@@ -108,7 +108,9 @@ async def test_uncalibrated_tools_may_be_routed(small_router: Router, easy: str,
 
 
 @pytest.mark.parametrize("how", WHOLE)
-@pytest.mark.parametrize(("own", "told"), [({"breaks": True}, "does not fit its schema: 'type' at"), ({"tool_calls": []}, "")])
+@pytest.mark.parametrize(
+    ("own", "told"), [({"breaks": True}, "does not fit its schema: 'type' at"), ({"tool_calls": []}, "")]
+)
 async def test_calls_that_do_not_fit_escalate(
     small_router: Router, easy: str, how: str, own: dict[str, Any], told: str
 ) -> None:
@@ -207,7 +209,7 @@ def test_broken_arguments_and_broken_schemas() -> None:
 
 
 def test_without_a_validator_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """jsonschema comes with the extra; without it the error says so."""
+    """The validator comes with the extra; without it the error says so."""
     import sys
 
     monkeypatch.setitem(sys.modules, "jsonschema.validators", None)
@@ -228,7 +230,9 @@ def test_calls_that_agree_are_evidence(small_router: Router, easy: str) -> None:
 
 
 @pytest.mark.parametrize(("tier", "certified"), [("medium", False), ("large", True)])
-def test_what_an_invalid_answer_does_to_the_certificate(small_router: Router, easy: str, tier: str, certified: bool) -> None:
+def test_what_an_invalid_answer_does_to_the_certificate(
+    small_router: Router, easy: str, tier: str, certified: bool
+) -> None:
     """Escalated where the policy would have served, it is covered only when the reference is next."""
     start = small_router.start(easy, "mood")
     assert start.policy is not None
