@@ -7,7 +7,7 @@ Many providers' models cannot be pickled, since they hold open clients. In a pic
 which it is made anew with the keys of the environment (`frozen`).
 """
 
-import pickle
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -129,8 +129,9 @@ def frozen(tier: Any) -> Any:
         When it can be neither pickled nor serialised.
     """
     try:
-        pickle.dumps(tier)
-    except Exception:
+        # Copying asks of every part what a pickle asks of it.
+        copy.deepcopy(tier)
+    except TypeError:
         told = dumpd(tier)
         if "not_implemented" in _kinds(told):
             raise

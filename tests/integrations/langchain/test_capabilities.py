@@ -149,5 +149,5 @@ def test_nobody_left_and_a_forced_tier_are_errors(small_router: Router, easy: st
     with pytest.raises(InputError, match=told):
         list(model.bind_tools([TOOL]).stream(easy))
     some = RoutingChatModel(router=small_router, tiers={**tiers, "large": ProviderModel()}, task="mood")
-    with pytest.raises(InputError, match="tier 'small' is forced by .* lacks tool calling"):
+    with pytest.raises(InputError, match=r"tier 'small' is forced by .* lacks tool calling"):
         some.bind_tools([TOOL]).invoke(easy, {"configurable": {"tier": "small"}})

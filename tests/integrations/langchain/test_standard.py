@@ -122,6 +122,7 @@ class TestUnit(_Flags, ChatModelUnitTests):
                 "type": "constructor",
                 "id": ["scripted", "ProviderModel"],
                 "kwargs": {"model_name": name, "api_key": secret, "native": tier.native, **told},
+                "name": "ProviderModel",
             }
             for name, tier in self.tiers.items()
         }
