@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 from bundles import DOUBTFUL
 from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
+from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langchain_core.tracers.schemas import Run
@@ -22,6 +25,10 @@ class Kept(BaseTracer):
     def __init__(self) -> None:
         super().__init__()
         self.roots: list[Run] = []
+        self.begun: list[str] = []
+
+    def _on_run_create(self, run: Run) -> None:
+        self.begun.append(run.name)
 
     def _persist_run(self, run: Run) -> None:
         self.roots.append(run)
@@ -51,6 +58,18 @@ class Everything(BaseCallbackHandler):
     def on_llm_end(self, *_args: Any, **_kwargs: Any) -> None:
         """A run ended."""
         self.seen.append("end")
+
+
+class Feeding(Kept):
+    """Keeps runs in order to feed a stream, as `astream_log` does."""
+
+    def tap_output_aiter(self, run_id: UUID, output: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Pass on."""
+        return output
+
+    def tap_output_iter(self, run_id: UUID, output: Iterator[Any]) -> Iterator[Any]:
+        """Pass on."""
+        return output
 
 
 @pytest.mark.parametrize("how", WHOLE + STREAMS)
@@ -139,6 +158,26 @@ async def test_event_streams_show_no_attempt(make: Make, easy: str) -> None:
     third = model.stream_events(easy, config, version="v3")
     assert route_of(third.output)["tier"] == "large"
     assert [run.name for run in kept.roots[-1].child_runs] == ["small", "large"]
+
+
+@pytest.mark.parametrize("how", WHOLE + STREAMS)
+async def test_a_handler_that_feeds_a_stream_sees_no_attempt(make: Make, easy: str, how: str) -> None:
+    """A tracer that is a stream's source gets the query's run alone, another one beside it the attempts."""
+    model, _ = make()
+    feeding, kept = Feeding(), Kept()
+    await ask(model, how, easy, config={"callbacks": [feeding, kept]})
+    assert [len(root.child_runs) for root in feeding.roots] == [0]
+    assert [len(root.child_runs) for root in kept.roots] == [1]
+
+
+def test_a_trace_is_handed_over_once(make: Make, easy: str) -> None:
+    """A later stream in the same context does not report to the run of an earlier one."""
+    model, tiers = make()
+    kept = Kept()
+    model.invoke(easy, {"callbacks": [Feeding(), kept]})
+    assert list(model._stream([HumanMessage(easy)]))
+    assert len(tiers["small"].calls) == 2
+    assert kept.begun == ["RoutingChatModel", "small"]
 
 
 async def test_a_stream_left_early_ends_its_child_run(make: Make, easy: str) -> None:
