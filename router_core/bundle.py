@@ -8,14 +8,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from router_core.arrays import dump_arrays, dump_json, load_arrays, load_json, sha256
+from router_core.arrays import dump_arrays, dump_json, load_arrays, load_json
 from router_core.claim import Certificate
 from router_core.encoder import load_encoder
 from router_core.errors import BundleError
-from router_core.folder import MANIFEST, check_output, read_folder, write_folder
+from router_core.folder import MANIFEST, check_output, parts_id, read_folder, write_folder
 from router_core.keys import KeyLedger
 from router_core.policy import Policy
 from router_core.portfolio import Portfolio
+from router_core.release import bundle_folder
 from router_core.route_text import ROUTE_TEXT_VERSION
 from router_core.scopes import Scopes
 from router_core.scoring import Scorer
@@ -103,14 +104,14 @@ class Bundle:
 
     @classmethod
     def load(cls, path: str | Path) -> "Bundle":
-        """Read and verify a bundle.
+        """Read and verify a bundle, or the one in the current release of a ROOT (`router_core.release`).
 
         Raises
         ------
         BundleError
             When the folder is no bundle, a file is changed, missing or extra, or the schema is newer.
         """
-        root = Path(path)
+        root = bundle_folder(path)
         manifest, parts = read_folder(root)
         try:
             _check_whole(root, manifest, parts)
@@ -144,11 +145,6 @@ def candidate_parts(
         **scorer.parts(),
         **baselines,
     }
-
-
-def parts_id(parts: Mapping[str, bytes]) -> str:
-    """SHA-256 of the canonical JSON of the part hashes."""
-    return sha256(dump_json({name: sha256(content) for name, content in parts.items()}))
 
 
 def earlier_keys(out: str | Path) -> KeyLedger | None:

@@ -7,13 +7,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from router_core.arrays import dump_json, load_json, sha256
 from router_core.errors import BundleError, InputError
 
-__all__ = ["MANIFEST", "SCHEMA", "check_output", "read_folder", "write_folder"]
+__all__ = ["BUNDLE", "MANIFEST", "SCHEMA", "FolderKind", "check_output", "parts_id", "read_folder", "write_folder"]
 
 SCHEMA = 1
 """Schema this version writes; it reads this and one older."""
@@ -24,7 +25,37 @@ _ASIDE_S = 5.0
 """A bundle moved aside for longer than this was left by a killed writer; renaming takes microseconds."""
 
 
-def check_output(path: str | Path) -> Path:
+@dataclass(frozen=True, slots=True)
+class FolderKind:
+    """What a folder is called in errors.
+
+    Attributes
+    ----------
+    name
+        ``"bundle"``.
+    made
+        When its hashes were taken, completing "was changed after it was ...".
+    again
+        How to make it anew, completing "restore it or ...".
+    how
+        How to make the first one, completing "make one with ..."; ``{root}`` stands for the folder.
+    """
+
+    name: str
+    made: str
+    again: str
+    how: str
+
+
+BUNDLE = FolderKind("bundle", "certified", "fit the bundle again", "`routenlp fit ... --out {root}`")
+
+
+def parts_id(parts: Mapping[str, bytes]) -> str:
+    """SHA-256 of the canonical JSON of the part hashes."""
+    return sha256(dump_json({name: sha256(content) for name, content in parts.items()}))
+
+
+def check_output(path: str | Path, kind: FolderKind = BUNDLE) -> Path:
     """Resolve a folder to write, restore what a killed writer left beside it, and make sure it may be written.
 
     Raises
@@ -35,7 +66,7 @@ def check_output(path: str | Path) -> Path:
     target = Path(path).resolve()
     _restore(target)
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).is_file())):
-        msg = f"{path} exists and is not a bundle; choose another --out or remove it"
+        msg = f"{path} exists and is not a {kind.name}; choose another --out or remove it"
         raise InputError(msg)
     if target.exists() and target.samefile(Path.cwd()):
         msg = f"{path} is the current folder, which cannot be replaced; name a folder inside it"
@@ -50,32 +81,32 @@ def check_output(path: str | Path) -> Path:
     return target
 
 
-def read_folder(root: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def read_folder(root: Path, kind: FolderKind = BUNDLE) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Read and verify a folder: its manifest, and the content of every part.
 
     Raises
     ------
     BundleError
-        When it is no bundle, a file is changed, missing or extra, or the schema is newer.
+        When it is not of that kind, a file is changed, missing or extra, or the schema is newer.
     """
     _restore(root)
-    manifest = _manifest(root)
+    manifest = _manifest(root, kind)
     listed: dict[str, str] = manifest["parts"]
     present = {item.name for item in root.iterdir()} - {MANIFEST}
     if missing := sorted(set(listed) - present):
-        msg = f"bundle {root}: {missing[0]} is missing; restore it or fit the bundle again"
+        msg = f"{kind.name} {root}: {missing[0]} is missing; restore it or {kind.again}"
         raise BundleError(msg)
     if extra := sorted(present - set(listed)):
-        msg = f"bundle {root}: {extra[0]} does not belong to it; remove the file"
+        msg = f"{kind.name} {root}: {extra[0]} does not belong to it; remove the file"
         raise BundleError(msg)
     parts: dict[str, bytes] = {}
     for name, digest in sorted(listed.items()):
         if not (root / name).is_file():
-            msg = f"bundle {root}: {name} is no regular file; restore it or fit the bundle again"
+            msg = f"{kind.name} {root}: {name} is no regular file; restore it or {kind.again}"
             raise BundleError(msg)
         content = (root / name).read_bytes()
         if sha256(content) != digest:
-            msg = f"bundle {root}: {name} was changed after it was certified; restore it or fit the bundle again"
+            msg = f"{kind.name} {root}: {name} was changed after it was {kind.made}; restore it or {kind.again}"
             raise BundleError(msg)
         parts[name] = content
     return manifest, parts
@@ -107,21 +138,21 @@ def write_folder(target: Path, manifest: Mapping[str, Any], parts: Mapping[str, 
             shutil.rmtree(staging)
 
 
-def _manifest(root: Path) -> dict[str, Any]:
+def _manifest(root: Path, kind: FolderKind) -> dict[str, Any]:
     path = root / MANIFEST
     if not path.is_file():
-        msg = f"{root} is not a bundle: it has no {MANIFEST}; make one with `routenlp fit ... --out {root}`"
+        msg = f"{root} is not a {kind.name}: it has no {MANIFEST}; make one with {kind.how.format(root=root)}"
         raise BundleError(msg)
     manifest = load_json(MANIFEST, path.read_bytes())
     if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
-        msg = f"{path} is not a bundle manifest; fit the bundle again"
+        msg = f"{path} is not a {kind.name} manifest; {kind.again}"
         raise BundleError(msg)
     if not SCHEMA - 1 <= manifest["schema"] <= SCHEMA:
-        msg = f"bundle {root} has schema {manifest['schema']}, this version reads up to {SCHEMA}; upgrade routenlp"
+        msg = f"{kind.name} {root} has schema {manifest['schema']}, this version reads up to {SCHEMA}; upgrade routenlp"
         raise BundleError(msg)
     seal = manifest.pop("seal", None)
     if seal != sha256(dump_json(manifest)) or not isinstance(manifest.get("parts"), dict):
-        msg = f"bundle {root}: {MANIFEST} was changed; restore it or fit the bundle again"
+        msg = f"{kind.name} {root}: {MANIFEST} was changed; restore it or {kind.again}"
         raise BundleError(msg)
     return manifest
 

@@ -228,8 +228,15 @@ def label_row(rows: Mapping[tuple[str, str], int], task: str | None, subtask: st
     return rows.get((task, subtask or ""), rows.get((task, ""), 0))
 
 
-def open_session(graph: bytes) -> Any:
+def open_session(graph: bytes, part: str = "encoder.onnx", again: str = "fit the bundle again") -> Any:
     """Open an ONNX Runtime session on one thread that does not spin.
+
+    Parameters
+    ----------
+    graph
+        An ONNX model.
+    part, again
+        For the error: the name of the part, and how to make it anew.
 
     Raises
     ------
@@ -247,7 +254,7 @@ def open_session(graph: bytes) -> Any:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no public base class of its errors
         reason = str(error).splitlines()[0]
-        raise BundleError(f"The part encoder.onnx cannot be opened ({reason}); fit the bundle again.") from error
+        raise BundleError(f"The part {part} cannot be opened ({reason}); {again}.") from error
 
 
 def read_outputs(outputs: Sequence[NDArray[np.float32]]) -> Prediction:

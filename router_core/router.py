@@ -16,7 +16,7 @@ from router_core.scoring import Before, Scorer, View
 
 if TYPE_CHECKING:
     from router_core.bundle import Bundle
-    from router_core.cascade import Answer
+    from router_core.route import Answer
 
 __all__ = ["Decision", "Router", "Scopes", "Start", "estimate_tokens"]
 
@@ -31,7 +31,8 @@ class Start:
     """Where one query starts, and under which policy it goes on.
 
     `policy` and `before` are None when no policy applies: the query goes to the reference tier, or was
-    `forced` to `tier`, whose answer is then served unjudged.
+    `forced` to `tier`, whose answer is then served unjudged. `departure` says why this start is not the policy's own;
+    only a start at the reference tier keeps a certificate then, if its kind of risk allows it.
     """
 
     text: str
@@ -43,6 +44,7 @@ class Start:
     policy: Policy | None
     before: Before | None
     forced: bool = False
+    departure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class Router:
     scorer: Scorer
     policies: Mapping[tuple[str, str], Policy]
     certificates: Mapping[tuple[str, str], Certificate]
+    mean_costs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
@@ -93,7 +96,7 @@ class Router:
 
     @classmethod
     def load(cls, path: str | Path) -> "Router":
-        """Load and verify a bundle.
+        """Load and verify a bundle, or the one in the current release of a ROOT (`router_core.release`).
 
         Raises
         ------
@@ -107,7 +110,10 @@ class Router:
     @classmethod
     def from_bundle(cls, bundle: "Bundle") -> "Router":
         """Make a router of a bundle in memory."""
-        return cls(bundle.id, bundle.portfolio, bundle.scopes, bundle.scorer, bundle.policies, bundle.certificates)
+        means = bundle.settings.get("train_means", {})
+        costs = {scope: tuple(cost for _, cost in tiers) for scope, tiers in means.items()}
+        policies, shown = bundle.policies, bundle.certificates
+        return cls(bundle.id, bundle.portfolio, bundle.scopes, bundle.scorer, policies, shown, costs)
 
     def start(self, text: str, task: str | None = None, policy: str = CASCADE) -> Start:
         """Decide where a query starts.
@@ -161,7 +167,8 @@ class Router:
         if view is None:
             self._warn(str(task))
         scope = None if view is None else view.scope
-        return Start(text, task, scope, policy, index, f"{why}; sent to {tier}", None, None, forced=True)
+        reason = f"{why}; sent to {tier}"
+        return Start(text, task, scope, policy, index, reason, None, None, forced=True, departure=reason)
 
     def decide(self, text: str, task: str | None = None, policy: str = ROUTE_ONLY) -> Decision:
         """Decide which tier to call, with the reasons; see `start` for the parameters."""
@@ -240,6 +247,29 @@ class Router:
         sent = estimate_tokens(prompt) if answer.prompt_tokens is None else answer.prompt_tokens
         received = estimate_tokens(answer.text) if answer.completion_tokens is None else answer.completion_tokens
         return self.portfolio.tiers[self.portfolio.index(tier)].price(sent, received)
+
+    def expected_price(self, tier: int, start: Start, prompt_tokens: int | None = None) -> float:
+        """US dollars that one attempt is expected to cost, before it is made.
+
+        The portfolio's prices at these prompt tokens and the tier's ``assumed_completion_tokens``. Where no length is
+        assumed, the mean cost of the tier's train answers in this scope, or the price of the prompt alone if that is
+        more.
+
+        Parameters
+        ----------
+        tier
+            Position of the tier.
+        start
+            The query.
+        prompt_tokens
+            Tokens it will be sent; estimated at four UTF-8 bytes each of the routed text when None.
+        """
+        priced = self.portfolio.tiers[tier]
+        sent = estimate_tokens(start.text) if prompt_tokens is None else prompt_tokens
+        if priced.assumed_completion_tokens is not None:
+            return priced.price(sent, priced.assumed_completion_tokens)
+        means = self.mean_costs.get(start.scope or "overall") or self.mean_costs.get("overall")
+        return max(priced.price(sent, 0), 0.0 if means is None else means[tier])
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the lock, which belongs to one process."""

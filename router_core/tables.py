@@ -141,7 +141,7 @@ def _read_csv(path: Path) -> Table:
     limit = csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(file, strict=True, delimiter=_delimiter(path))
             try:
                 header = next(reader, [])
                 rows = [row for row in reader if row]
@@ -164,6 +164,12 @@ def _read_csv(path: Path) -> Table:
         range(1, len(rows) + 1),
         dict(zip(header, columns or [[]] * len(header), strict=True)),
     )
+
+
+def _delimiter(path: Path) -> str:
+    """What separates the names of a header; spreadsheets of many countries write semicolons."""
+    with path.open("rb") as file:
+        return max(",;\t", key=file.readline().decode("utf-8", "replace").count)
 
 
 def _read_jsonl(path: Path) -> Table:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from routenlp_integrations.cli.calibrate import calibrate
+from routenlp_integrations.cli.collect import collect
 from routenlp_integrations.cli.demo import demo
 from routenlp_integrations.cli.evaluate import evaluate
 from routenlp_integrations.cli.fit import fit
@@ -28,6 +29,7 @@ app.command()(evaluate)
 app.command()(calibrate)
 app.command()(route)
 app.command()(inspect)
+app.command()(collect)
 app.command()(demo)
 
 

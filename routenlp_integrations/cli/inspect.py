@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,11 +25,13 @@ def inspect(
         print_origin,
         print_tiers,
     )
-    from routenlp_integrations.cli.summary import POLICIES, summarise
+    from routenlp_integrations.cli.summary import POLICIES, add_allowed, summarise
     from router_core.bundle import Bundle
 
     loaded = Bundle.load(bundle)
     summary = summarise(loaded, str(bundle)) | _manifest(bundle)
+    if find_spec("scipy"):
+        add_allowed(summary)
     if as_json:
         write_json(Path(STDOUT), summary)
         return

@@ -7,10 +7,11 @@ from router_core.errors import MissingExtraError
 if TYPE_CHECKING:
     from routenlp_integrations.langchain.chat_model import RoutingChatModel
     from routenlp_integrations.langchain.recorded import RecordedChatModel
+    from routenlp_integrations.langchain.student import StudentChatModel
 
-__all__ = ["RecordedChatModel", "RoutingChatModel"]
+__all__ = ["RecordedChatModel", "RoutingChatModel", "StudentChatModel"]
 
-_HOME = {"RecordedChatModel": "recorded", "RoutingChatModel": "chat_model"}
+_HOME = {"RecordedChatModel": "recorded", "RoutingChatModel": "chat_model", "StudentChatModel": "student"}
 
 
 def __getattr__(name: str) -> Any:

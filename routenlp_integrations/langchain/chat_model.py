@@ -23,9 +23,11 @@ from routenlp_integrations.langchain.streaming import Screen, last_chunks
 from routenlp_integrations.langchain.structured import Method, Structure, structured
 from routenlp_integrations.langchain.tiers import STRUCTURE, Call, TierModel
 from routenlp_integrations.langchain.tracing import Trace
-from router_core.cascade import Answer, Steps, advance, match_tiers, walk
+from router_core.cascade import match_tiers, walk
+from router_core.driving import Step, Steps, advance
 from router_core.errors import InputError
 from router_core.policy import CASCADE
+from router_core.route import Answer
 from router_core.router import Router
 
 __all__ = ["RoutingChatModel"]
@@ -136,7 +138,6 @@ class RoutingChatModel(AssembledChatModel):
             task=kwargs.get(TASK) or self.task,
             tier=kwargs.get(TIER),
             uncalibrated=self.uncalibrated,
-            on_failure=self.on_failure,
             abilities=self._abilities,
         )
 
@@ -151,24 +152,20 @@ class RoutingChatModel(AssembledChatModel):
         return self._models[name], call
 
     def _walk(self, made: Plan) -> Steps:
-        return walk(self.router, made.start, self.on_failure, self.on_reference_failure)
+        return walk(self.router, made.start, self.on_failure, self.on_reference_failure, able=made.able)
 
     def _ask(
-        self, made: Plan, name: str, run: CallbackManagerForLLMRun | None, trace: Trace | None
+        self, made: Plan, step: Step, run: CallbackManagerForLLMRun | None, trace: Trace | None
     ) -> Answer | Exception:
-        if (unable := made.unable(name)) is not None:
-            return unable
-        tier, call = self._tier(name, made.call)
+        tier, call = self._tier(step, made.call)
         # Tokens of an answer that may be rejected must not reach the caller's callbacks.
-        return tier.ask(call, run if made.final(name) else None, trace)
+        return tier.ask(call, run if step.final else None, trace)
 
     async def _aask(
-        self, made: Plan, name: str, run: AsyncCallbackManagerForLLMRun | None, trace: Trace | None
+        self, made: Plan, step: Step, run: AsyncCallbackManagerForLLMRun | None, trace: Trace | None
     ) -> Answer | Exception:
-        if (unable := made.unable(name)) is not None:
-            return unable
-        tier, call = self._tier(name, made.call)
-        return await tier.aask(call, run if made.final(name) else None, trace)
+        tier, call = self._tier(step, made.call)
+        return await tier.aask(call, run if step.final else None, trace)
 
     def _generate(
         self,
@@ -180,7 +177,7 @@ class RoutingChatModel(AssembledChatModel):
         made, trace = self._plan(messages, stop, kwargs, CASCADE), Trace.of(run_manager)
         steps = self._walk(made)
         step = advance(steps)
-        while isinstance(step, str):
+        while isinstance(step, Step):
             step = advance(steps, self._ask(made, step, run_manager, trace))
         return with_route(made.finish(step), self._declared(step.tier))
 
@@ -195,7 +192,7 @@ class RoutingChatModel(AssembledChatModel):
         made = await run_in_executor(None, self._plan, messages, stop, kwargs, CASCADE)
         steps = self._walk(made)
         step = advance(steps)
-        while isinstance(step, str):
+        while isinstance(step, Step):
             reply = await self._aask(made, step, run_manager, trace)
             step = await run_in_executor(None, advance, steps, reply)
         return with_route(made.finish(step), self._declared(step.tier))
@@ -211,12 +208,12 @@ class RoutingChatModel(AssembledChatModel):
         made = self._streamed(messages, stop, kwargs)
         steps = self._walk(made)
         step = advance(steps)
-        while isinstance(step, str):
-            if step in made.lacks or (made.start.policy_name == CASCADE and not made.final(step)):
+        while isinstance(step, Step):
+            if made.start.policy_name == CASCADE and not step.final:
                 step = advance(steps, self._ask(made, step, None, trace))
                 continue
             tier, call = self._tier(step, made.call)
-            screen = Screen(call, final=made.final(step))
+            screen = Screen(call, final=step.final)
             try:
                 with closing(tier.stream(call, run_manager, trace)) as chunks:
                     for chunk in chunks:
@@ -240,13 +237,13 @@ class RoutingChatModel(AssembledChatModel):
         made = await run_in_executor(None, self._streamed, messages, stop, kwargs)
         steps = self._walk(made)
         step = advance(steps)
-        while isinstance(step, str):
-            if step in made.lacks or (made.start.policy_name == CASCADE and not made.final(step)):
+        while isinstance(step, Step):
+            if made.start.policy_name == CASCADE and not step.final:
                 reply = await self._aask(made, step, None, trace)
                 step = await run_in_executor(None, advance, steps, reply)
                 continue
             tier, call = self._tier(step, made.call)
-            screen = Screen(call, final=made.final(step))
+            screen = Screen(call, final=step.final)
             try:
                 async with aclosing(tier.astream(call, run_manager, trace)) as chunks:
                     async for chunk in chunks:

@@ -151,8 +151,8 @@ def _verdict(value: Any, parts: list[tuple[str, Mapping[str, Any], Any]]) -> Ver
 def _validator(schema: str) -> Any:
     """A compiled validator that fetches nothing, None for a schema that is none."""
     try:
-        from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]
-        from jsonschema.validators import Draft202012Validator, validator_for  # type: ignore[import-untyped]
+        from jsonschema.exceptions import SchemaError
+        from jsonschema.validators import Draft202012Validator, validator_for
         from referencing import Registry
     except ImportError as error:
         raise MissingExtraError("langchain", "judge tool calls and structured output") from error

@@ -9,8 +9,8 @@ from langchain_core.messages import BaseMessage, FunctionMessage, ToolMessage
 from routenlp_integrations.langchain.capabilities import Abilities, lacking
 from routenlp_integrations.langchain.messages import SCHEMA_VALID, turns
 from routenlp_integrations.langchain.tiers import STRUCTURE, Call
-from router_core.cascade import Answer, OnFailure, Route
-from router_core.errors import InputError, TierError
+from router_core.cascade import Route
+from router_core.errors import InputError
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.route_text import route_text
 from router_core.router import Router, Start
@@ -50,32 +50,34 @@ class Plan:
         Tiers that cannot serve the call, and what they lack.
     void
         Why nothing covers an answer of a cheap tier, empty when the policy's certificate does.
-    reference
-        Name of the reference tier.
+    names
+        All tiers in cascade order.
     """
 
     call: Call
     start: Start
     lacks: Mapping[str, str]
     void: str
-    reference: str
+    names: tuple[str, ...]
 
-    def final(self, tier: str) -> bool:
-        """Whether this tier's answer is served whatever it is."""
-        return self.start.forced or tier == self.reference
-
-    def unable(self, tier: str) -> Answer | TierError | None:
-        """What stands for the answer of a tier that is not asked, because it cannot serve the call."""
-        if tier not in self.lacks:
-            return None
-        why = f"{tier} lacks {self.lacks[tier]} and was not asked"
-        return TierError(why) if tier == self.reference else Answer("", cost_usd=0.0, covered=why)
+    @property
+    def able(self) -> list[str] | None:
+        """Tiers that can serve the call, None when all can."""
+        return [name for name in self.names if name not in self.lacks] if self.lacks else None
 
     def finish(self, route: Route) -> Route:
-        """The route, its certificate taken away where the policy was followed without cover."""
-        if not self.void or route.attempts[0].tier == self.reference:
+        """The route, told what tiers lack, its certificate taken away where the policy was followed without cover."""
+        if self.lacks:
+            attempts = tuple(replace(attempt, reason=self._told(attempt.reason)) for attempt in route.attempts)
+            route = replace(route, reason=self._told(route.reason), attempts=attempts)
+        if not self.void or route.attempts[0].tier == self.names[-1]:
             return route
         return replace(route, certificate=None, reason=f"{route.reason}; uncertified: {self.void}")
+
+    def _told(self, reason: str) -> str:
+        for name, lacks in self.lacks.items():
+            reason = reason.replace(f"{name} cannot take this query", f"{name} lacks {lacks}")
+        return reason
 
 
 def form_departure(params: Mapping[str, Any]) -> str:
@@ -107,7 +109,6 @@ def plan(
     task: str | None,
     tier: str | None,
     uncalibrated: Uncalibrated,
-    on_failure: OnFailure,
     abilities: Mapping[str, Abilities],
 ) -> Plan:
     """Decide where a query starts, from its text, its task, a forced tier, what it needs and what no calib row had.
@@ -122,26 +123,20 @@ def plan(
     lacks = lacking(call, abilities)
 
     def forced(name: str, why: str) -> Plan:
-        return Plan(call, router.force(text, task, policy, name, why), lacks, "", reference)
+        return Plan(call, router.force(text, task, policy, name, why), lacks, "", names)
 
     if tier is not None:
         if tier in lacks:
             msg = f"tier {tier!r} is forced by configurable['tier'], but lacks {lacks[tier]}"
             raise InputError(msg)
         return forced(tier, "tier forced by configurable['tier']")
-    if reference in lacks:
-        dearest = next(name for name in reversed(names) if name not in lacks)
-        return forced(dearest, f"the reference tier {reference} lacks {lacks[reference]}")
     content, form = content_departure(call.messages), form_departure(call.params)
     why = content or form
     if why and not content and _calibrated(router, task):
         why = ""
     if why and uncalibrated == "reference":
         return forced(reference, why)
-    start = router.start(text, task, policy)
-    if (first := names[start.tier]) in lacks and on_failure == "reference":
-        return forced(reference, f"{first} lacks {lacks[first]}")
-    return Plan(call, start, lacks, why, reference)
+    return Plan(call, router.start(text, task, policy), lacks, why, names)
 
 
 def _calibrated(router: Router, task: str | None) -> bool:

@@ -61,6 +61,20 @@ def write(path: Path, data: list[dict[str, Any]]) -> Path:
     return path
 
 
+def test_a_csv_may_be_separated_by_semicolons_or_tabs(tmp_path: Path) -> None:
+    """What a spreadsheet writes where the comma is the decimal mark reads the same, commas inside a cell included."""
+    plain = read_records(write(tmp_path / "r.csv", rows(response="4, or four")))
+    for mark in ";\t":
+        with (tmp_path / "other.csv").open("w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(file, list(ROWS[0]), delimiter=mark)
+            writer.writeheader()
+            writer.writerows(rows(response="4, or four"))
+        other = read_records(tmp_path / "other.csv")
+        assert other.response == plain.response
+        assert other.query_id == plain.query_id
+        assert np.array_equal(other.cost, plain.cost)
+
+
 FORMS = ["r.parquet", "r.csv", "r.jsonl", "r.jsonl.gz"]
 
 

@@ -40,6 +40,20 @@ OFFERED: dict[str, set[str]] = {
     "calibrate": {"bundle", "records", "out", "risk", "alpha", "delta", "certify-by", "simultaneous", "json"},
     "route": {"bundle", "text", "task", "json"},
     "inspect": {"bundle", "json"},
+    "collect": {
+        "prompts",
+        "tiers",
+        "metric",
+        "budget",
+        "out",
+        "task",
+        "gold",
+        "limit",
+        "concurrency",
+        "redact",
+        "yes",
+        "json",
+    },
     "demo": {"out", "json"},
 }
 

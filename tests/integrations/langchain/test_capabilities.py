@@ -109,10 +109,10 @@ async def test_a_start_tier_that_cannot_serve_is_passed_by(
     model, tiers = make(capabilities={"small": {"max_input_tokens": 10}}, on_failure=on_failure)
     route = route_of(await ask(model, how, easy))
     assert route["tier"] == tier
-    assert "small lacks a context of" in route["reason"] + route["attempts"][0]["reason"]
+    assert "small lacks a context of" in route["reason"]
+    assert [attempt["tier"] for attempt in route["attempts"]] == [tier]
     assert (route["certificate"] is None) == (on_failure == "next")
     assert not tiers["small"].calls
-    assert route["attempts"][0]["cost_usd"] > 0 if on_failure == "reference" else route["attempts"][0]["cost_usd"] == 0
 
 
 async def test_an_escalation_passes_by_a_tier_that_cannot_serve(make: Make, easy: str) -> None:
@@ -123,7 +123,7 @@ async def test_an_escalation_passes_by_a_tier_that_cannot_serve(make: Make, easy
         route = route_of(await ask(model, how, easy))
         assert (route["tier"], route["certificate"]["risk"]) == ("large", "joint")
         assert not tiers["medium"].calls
-        assert any("medium lacks a context" in a["reason"] for a in route["attempts"]) or len(route["attempts"]) == 2
+        assert [attempt["tier"] for attempt in route["attempts"]] == ["small", "large"]
 
 
 def test_tools_go_to_a_tier_that_has_them(small_router: Router, easy: str) -> None:
@@ -132,10 +132,10 @@ def test_tools_go_to_a_tier_that_has_them(small_router: Router, easy: str) -> No
     model = RoutingChatModel(router=small_router, tiers=tiers, task="mood")
     route = route_of(model.bind_tools([TOOL]).invoke(easy))
     assert (route["tier"], route["certificate"]) == ("medium", None)
-    assert "the reference tier large lacks tool calling" in route["reason"]
+    assert "large lacks tool calling; sent to medium" in route["reason"]
     assert route_of(model.invoke(easy))["tier"] == "small"
     tiers["medium"].fails = ConnectionError("down")
-    with pytest.raises(TierError, match="reference tier failed"):
+    with pytest.raises(TierError, match="last tier that can take this query failed"):
         model.bind_tools([TOOL]).invoke(easy)
 
 

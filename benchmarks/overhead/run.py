@@ -1,0 +1,266 @@
+"""What a router costs around a model call: bare model, `with_fallbacks`, two rival routers, RouteNLP; one run.
+
+    python -m venv rivals && rivals/bin/pip install -r benchmarks/overhead/requirements.txt -e '.[langchain]'
+    routenlp demo --out demo && rivals/bin/python benchmarks/overhead/run.py demo/bundle [--out results.json] [--tables]
+
+The models replay the packaged demo's answers at once, so that what is left is overhead. Every contender answers the
+same prompts, those that RouteNLP serves after one attempt, in turn within each round. "Encoder excluded": a prompt is
+asked a second time, when the encoder remembers it (it is not asked to read the text again, everything else runs);
+"first time" includes it. Tracing is off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.resources import as_file, files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+
+HERE = Path(__file__).resolve().parent
+CONCURRENT = 64
+WAIT_S = 0.05
+ROUNDS = 20
+PROMPTS = 50
+
+
+class Replay(BaseChatModel):
+    """Answers a prompt with the recorded text, after `wait` seconds when asked asynchronously."""
+
+    answers: dict[str, str]
+    wait: float = 0.0
+    model_name: str = "replay"
+
+    @property
+    def _llm_type(self) -> str:
+        return "replay"
+
+    def _result(self, messages: list[BaseMessage]) -> ChatResult:
+        message = AIMessage(content=self.answers[str(messages[-1].content)])
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _generate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        return self._result(messages)
+
+    async def _agenerate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        if self.wait:
+            await asyncio.sleep(self.wait)
+        return self._result(messages)
+
+    def _stream(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> Iterator[ChatGenerationChunk]:
+        for word in self.answers[str(messages[-1].content)].split(" "):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=f"{word} "))
+
+
+def answers_by_tier() -> tuple[dict[str, dict[str, str]], list[tuple[str, str]]]:
+    """Recorded answers per model, and (prompt, task) of every query of the demo."""
+    answers: dict[str, dict[str, str]] = {}
+    queries: dict[str, str] = {}
+    source = files("routenlp_integrations.cli").joinpath("demo_data", "records.jsonl")
+    with as_file(source) as path:
+        for row in map(json.loads, path.read_text().splitlines()):
+            answers.setdefault(row["model"], {})[row["prompt"]] = row["response"]
+            queries[row["prompt"]] = row["task"]
+    return answers, list(queries.items())
+
+
+def contenders(bundle: str, answers: dict[str, dict[str, str]], wait: float) -> dict[str, Any]:
+    """Every chat model to be measured, over the same replayed tiers."""
+    from routenlp_integrations.langchain import RoutingChatModel
+    from router_core import Router
+
+    names = Router.load(bundle).portfolio.names
+    tiers = {name: Replay(answers=answers[name], wait=wait, model_name=name) for name in names}
+    cheap, dear = tiers[names[0]], tiers[names[-1]]
+    found: dict[str, Any] = {"bare": cheap, "with_fallbacks": cheap.with_fallbacks([dear])}
+    if find_spec("langchain_model_router"):
+        from langchain_model_router import ChatRouter, HeuristicStrategy
+
+        found["langchain-model-router"] = ChatRouter(
+            routes={"small": cheap, "large": dear}, default_route="large", strategy=HeuristicStrategy("small", "large")
+        )
+    if find_spec("cascadeflow"):
+        from cascadeflow.integrations.langchain import CascadeFlow
+
+        found["cascadeflow"] = CascadeFlow(drafter=cheap, verifier=dear, quality_threshold=0.0)
+    found["RouteNLP"] = RoutingChatModel.from_bundle(bundle, tiers=tiers)
+    return found
+
+
+def one_attempt(model: Any, queries: list[tuple[str, str]]) -> list[str]:
+    """Prompts whose first answer RouteNLP serves, streamed and not."""
+    kept = []
+    for prompt, _ in queries:
+        whole = model.invoke(prompt).response_metadata["routenlp"]
+        if len(whole["attempts"]) == 1:
+            kept.append(prompt)
+        if len(kept) == PROMPTS:
+            break
+    return kept
+
+
+def first_token(model: Any, prompt: str) -> None:
+    """Ask for a stream and wait for its first text."""
+    stream = model.stream(prompt)
+    for chunk in stream:
+        if chunk.content:
+            break
+    stream.close()
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, quartiles and minimum, milliseconds."""
+    low, mid, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {
+        "p50": round(float(mid), 4),
+        "q25": round(float(low), 4),
+        "q75": round(float(high), 4),
+        "min": round(min(values), 4),
+    }
+
+
+def interleaved(models: dict[str, Any], prompts: list[str], call: Callable[[Any, str], Any]) -> dict[str, Any]:
+    """Each round asks every prompt of every contender, in turn."""
+    walls: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(ROUNDS):
+        for prompt in prompts:
+            for name, model in models.items():
+                began = time.perf_counter()
+                call(model, prompt)
+                walls[name].append((time.perf_counter() - began) * 1e3)
+    return {name: spread(values) for name, values in walls.items()}
+
+
+def first_time(model: Any, bare: Any, prompts: list[str]) -> dict[str, Any]:
+    """Overhead on texts the encoder has not seen: the answer is that of the known prompt."""
+    found: dict[str, list[float]] = {"bare": [], "RouteNLP": []}
+    for again in range(ROUNDS):
+        for prompt in prompts:
+            text = f"{prompt} {again}"
+            for tier in (*model.tiers.values(), bare):
+                tier.answers[text] = tier.answers[prompt]
+            for name, one in (("bare", bare), ("RouteNLP", model)):
+                began = time.perf_counter()
+                one.invoke(text)
+                found[name].append((time.perf_counter() - began) * 1e3)
+    return {name: spread(values) for name, values in found.items()}
+
+
+async def together(model: Any, prompts: list[str]) -> float:
+    """Seconds for 64 concurrent calls."""
+    began = time.perf_counter()
+    await asyncio.gather(*(model.ainvoke(prompts[i % len(prompts)]) for i in range(CONCURRENT)))
+    return time.perf_counter() - began
+
+
+def import_seconds() -> dict[str, float]:
+    """Seconds that importing each package adds to langchain_core.language_models, median of five processes."""
+    code = (
+        "import time, langchain_core.language_models as _; b = time.perf_counter(); import {}; "
+        "print(time.perf_counter() - b)"
+    )
+    found = {}
+    for name in ("routenlp_integrations.langchain", "langchain_model_router", "cascadeflow.integrations.langchain"):
+        if find_spec(name.partition(".")[0]) is None:
+            continue
+        command = [sys.executable, "-W", "ignore", "-c", code.format(name)]
+        walls = [
+            float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])  # noqa: S603
+            for _ in range(5)
+        ]
+        found[name] = round(float(np.median(walls)), 3)
+    return found
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The table of the README."""
+    lines = [
+        "| | invoke, ms (quartiles) | over bare, ms | first token, ms (quartiles) | 64 concurrent ainvoke, ms |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    bare = found["invoke"]["bare"]["p50"]
+    for name, one in found["invoke"].items():
+        stream, many = found["first_token"][name], found["concurrent"][name]
+        lines.append(
+            f"| {name} | {one['p50']:.3f} ({one['q25']:.3f} to {one['q75']:.3f}) | {one['p50'] - bare:.3f} "
+            f"| {stream['p50']:.3f} ({stream['q25']:.3f} to {stream['q75']:.3f}) | {many['p50']:.1f} |"
+        )
+    new = found["first_time"]
+    lines += [
+        "",
+        f"Text never seen before, encoder included: {new['RouteNLP']['p50'] - new['bare']['p50']:.3f} ms over bare. "
+        f"Import time added to langchain_core.language_models, s: "
+        + ", ".join(f"{name} {value:.2f}" for name, value in found["import_s"].items())
+        + f". {found['cpu']}, load {found['load'][0]:.1f}.",
+    ]
+    return "\n".join(lines)
+
+
+def cpu_name() -> str:
+    """Model of the processor."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown processor"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", help="bundle of `routenlp demo`")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--tables", action="store_true", help="rewrite the table in the README")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    os.environ["LANGSMITH_TRACING"] = "false"
+    answers, queries = answers_by_tier()
+    models = contenders(args.bundle, answers, 0.0)
+    prompts = one_attempt(models["RouteNLP"], queries)
+    waiting = contenders(args.bundle, answers, WAIT_S)
+    walls: dict[str, list[float]] = {name: [] for name in waiting}
+    for _ in range(5):
+        for name, model in waiting.items():
+            walls[name].append(asyncio.run(together(model, prompts)) * 1e3)
+    found = {
+        "cpu": cpu_name(),
+        "load": os.getloadavg(),
+        "prompts": len(prompts),
+        "invoke": interleaved(models, prompts, lambda model, prompt: model.invoke(prompt)),
+        "first_token": interleaved(models, prompts, first_token),
+        "first_time": first_time(models["RouteNLP"], models["bare"], prompts),
+        "concurrent": {name: spread(values) for name, values in walls.items()},
+        "import_s": import_seconds(),
+    }
+    print(json.dumps(found, indent=1))
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    if args.tables:
+        path, start, end = HERE / "README.md", "<!-- table -->", "<!-- end of table -->"
+        before, _, rest = path.read_text().partition(start)
+        _, _, after = rest.partition(end)
+        path.write_text(f"{before}{start}\n{markdown(found)}\n{end}{after}")
+
+
+if __name__ == "__main__":
+    main()
