@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-__all__ = ["CONTEXT_CHARACTERS", "ROUTE_TEXT_VERSION", "route_text"]
+__all__ = ["CONTEXT_CHARACTERS", "ROUTE_TEXT_VERSION", "last_turn", "route_text"]
 
 ROUTE_TEXT_VERSION = 2
 """Stored in the manifest of every bundle; a bundle is served with the version it was certified with."""
@@ -40,12 +40,9 @@ def route_text(turns: Sequence[tuple[str, str]]) -> str:
     str
         Without a human turn the last turn's text, ``""`` without any turn.
     """
-    said = [i for i, (role, text) in enumerate(turns) if role == "human" and text.strip()]
-    asked = [i for i in said if not _harness(turns[i][1])] or said
-    if not asked:
-        humans = [text for role, text in turns if role == "human"]
-        return humans[-1] if humans else turns[-1][1] if turns else ""
-    last = asked[-1]
+    last = _last(turns)
+    if last is None:
+        return last_turn(turns)
     budget, lines = CONTEXT_CHARACTERS, []
     for role, text in reversed(turns[:last]):
         if role not in ("human", "ai") or not text.strip() or (role == "human" and _harness(text)):
@@ -57,6 +54,28 @@ def route_text(turns: Sequence[tuple[str, str]]) -> str:
             break
     context = "\n".join(reversed(lines))
     return f"{context}\n\n{turns[last][1]}" if context else turns[last][1]
+
+
+def last_turn(turns: Sequence[tuple[str, str]]) -> str:
+    """The last human turn of `route_text` without its context: what a model that answers single prompts is asked.
+
+    Parameters
+    ----------
+    turns
+        As for `route_text`.
+    """
+    last = _last(turns)
+    if last is not None:
+        return turns[last][1]
+    humans = [text for role, text in turns if role == "human"]
+    return humans[-1] if humans else turns[-1][1] if turns else ""
+
+
+def _last(turns: Sequence[tuple[str, str]]) -> int | None:
+    """Position of the last human turn that says something of its own, None without any text of people."""
+    said = [i for i, (role, text) in enumerate(turns) if role == "human" and text.strip()]
+    asked = [i for i in said if not _harness(turns[i][1])] or said
+    return asked[-1] if asked else None
 
 
 def _harness(text: str) -> bool:

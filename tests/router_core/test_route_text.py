@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router_core.route_text import CONTEXT_CHARACTERS, ROUTE_TEXT_VERSION, route_text
+from router_core.route_text import CONTEXT_CHARACTERS, ROUTE_TEXT_VERSION, last_turn, route_text
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from router_core.route_text import CONTEXT_CHARACTERS, ROUTE_TEXT_VERSION, route
 )
 def test_one_turn_is_routed_unchanged(turns: list[tuple[str, str]], text: str) -> None:
     """One human turn is routed as the record's prompt was, whatever a system, a tool or a harness says around it."""
-    assert route_text(turns) == text
+    assert route_text(turns) == last_turn(turns) == text
 
 
 def test_earlier_turns_come_before_the_last_one() -> None:
@@ -43,6 +43,7 @@ def test_earlier_turns_come_before_the_last_one() -> None:
         ("tool", "t"),
     ]
     assert route_text(turns) == "human: first\nai: a\n\nlast\n"
+    assert last_turn(turns) == "last\n"
 
 
 def test_the_context_is_bounded_from_its_end() -> None:
