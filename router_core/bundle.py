@@ -48,6 +48,9 @@ class Bundle:
         Hashes of the keys used.
     report
         What a reader wants to know: drops, splits, choices, cost basis.
+    measured
+        What a clock said while the bundle was made; it stands in the manifest, outside the id, which must not depend on
+        how busy the machine was.
     id
         Hash of all parts; empty until written or loaded.
     """
@@ -62,6 +65,7 @@ class Bundle:
     keys: KeyLedger
     report: Mapping[str, Any]
     id: str = field(default="")
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
     def candidate_parts(self) -> dict[str, bytes]:
         """The parts frozen before calib is read."""
@@ -98,6 +102,7 @@ class Bundle:
             "versions": _versions(),
             "route_text": ROUTE_TEXT_VERSION,
             "fingerprints": {tier.name: tier.model or tier.name for tier in self.portfolio.tiers},
+            "measured": dict(self.measured),
         }
         write_folder(target, manifest, parts)
         return Bundle.load(target)
@@ -187,6 +192,7 @@ def _parse(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Bundle:
         KeyLedger(**load_arrays("keys.npz", parts["keys.npz"])),
         load_json("report.json", parts["report.json"]),
         manifest["id"],
+        manifest.get("measured", {}),
     )
 
 

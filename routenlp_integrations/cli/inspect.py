@@ -21,6 +21,7 @@ def inspect(
     from routenlp_integrations.cli.report import (
         print_certificates,
         print_choices,
+        print_encoders,
         print_missing,
         print_origin,
         print_tiers,
@@ -52,6 +53,7 @@ def inspect(
     heading(screen, "Made from")
     print_origin(screen, summary)
     print_tiers(screen, summary)
+    print_encoders(screen, summary)
     heading(screen, "Scopes")
     lines(screen, _scopes(summary["tasks"]))
     print_certificates(screen, summary)

@@ -138,7 +138,7 @@ def test_output_is_checked_before_the_work(tmp_path: Path, small_bundle: Path, m
     (damaged / "keys.npz").write_bytes(b"")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(sys.modules["router_core.fitting.fit_bundle"], "Fitter", None)
+    monkeypatch.setattr(sys.modules["router_core.fitting.fit_bundle"], "choose_encoder", None)
     for out, error in (("file/b", InputError), ("damaged", BundleError), ("here", InputError)):
         with pytest.raises(error):
             fit(small_records(), out=tmp_path / out)
