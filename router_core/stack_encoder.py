@@ -130,7 +130,7 @@ class StackEncoder:
         hidden = found[self._hidden].hidden
         columns = log_odds(np.stack([one.pass_probability[:-1] for one in found], axis=1))
         if self.neighbours is not None:
-            votes = vote_odds(self.neighbours, self.neighbours.risk(hidden))
+            votes = vote_odds(self.neighbours, self.neighbours.vote(hidden))
             columns = np.column_stack((columns, votes))
         # tanh, unlike exp, cannot overflow: 1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2.
         odds = (weights.pass_weight[row] * columns).sum(axis=1) + weights.pass_offset[row]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from router_core.baselines import Neighbours
 from router_core.encoder import Encoder, EncoderTrainer, Examples
 from router_core.errors import InputError
-from router_core.fitting.baselines import fit_neighbours, neighbour_risk
+from router_core.fitting.baselines import Lesson, fit_neighbours, neighbours_held_out
 from router_core.fitting.ridge import linear_stack, stack
 from router_core.fitting.static import label_levels
 from router_core.stack_encoder import StackEncoder, StackWeights, log_odds, vote_odds
@@ -144,8 +144,9 @@ class _Scores:
 def _votes(base: Encoder, examples: Examples, group: Rows, seed: int) -> tuple[Neighbours, Float]:
     """The voters, and the log odds ``[n, K - 1]`` of their votes on rows of other groups."""
     hidden = np.stack([base.embed(text) for text in examples.text])
-    near = fit_neighbours(hidden, (~examples.passes()).astype(np.uint8), group, seed=seed)
-    return near, vote_odds(near, neighbour_risk(near, hidden, group, group))
+    lesson = Lesson(hidden, examples.passes()[:, :-1].astype(np.uint8), group, group, seed)
+    near = fit_neighbours(lesson)
+    return near, vote_odds(near, neighbours_held_out(near, lesson))
 
 
 def _weigh(

@@ -67,7 +67,7 @@ def test_the_prediction_is_the_weighted_sum() -> None:
     """Log odds of bases and votes, weighed by the label's row; the reference tier passes and has no gap."""
     made = stacked()
     one = base().predict("name the letter", "sums", "long")
-    risk = made.neighbours.risk(one.hidden) if made.neighbours else np.zeros(2)
+    risk = made.neighbours.vote(one.hidden) if made.neighbours else np.zeros(2)
     passed = 5 * (1 - risk)
     votes = np.log((passed + 0.5) / (5 - passed + 0.5))
     row, weights = 2, made.weights

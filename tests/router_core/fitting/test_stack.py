@@ -13,7 +13,7 @@ from stacks import RuleTrainer, parrot
 from router_core.bundle import Bundle
 from router_core.encoder import Encoder, Examples, load_encoder
 from router_core.errors import InputError
-from router_core.fitting.baselines import fit_neighbours, neighbour_risk
+from router_core.fitting.baselines import Lesson, fit_neighbours, neighbours_held_out
 from router_core.fitting.fit_bundle import FitSettings, fit
 from router_core.fitting.ridge import linear_stack, stack
 from router_core.fitting.stack import StackTrainer
@@ -107,8 +107,9 @@ def test_a_row_and_its_copies_do_not_vote_for_it() -> None:
     passed = examples.passes()[:, 0].astype(float)
 
     def likeness(group: NDArray[np.intp]) -> float:
-        near = fit_neighbours(hidden, (~examples.passes()).astype(np.uint8), group, seed=0)
-        return float(np.corrcoef(vote_odds(near, neighbour_risk(near, hidden, group, group))[:, 0], passed)[0, 1])
+        lesson = Lesson(hidden, examples.passes()[:, :-1].astype(np.uint8), group, group, 0)
+        near = fit_neighbours(lesson)
+        return float(np.corrcoef(vote_odds(near, neighbours_held_out(near, lesson))[:, 0], passed)[0, 1])
 
     assert abs(likeness(examples.groups())) < 0.4
     assert likeness(np.arange(len(examples))) > 0.9
