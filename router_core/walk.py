@@ -123,9 +123,9 @@ def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clear
         if not unjudged:
             accepted, confidence, why = router.accept(start, tier, answer.text, trace.tried, answer.signals)
             if answer.invalid:
-                if accepted and not (following == last and kept):
+                if accepted and not served and not (following == last and kept):
                     trace.void = trace.void or f"{answer.invalid}; escalated against the policy"
-                accepted, why = False, f"{answer.invalid}; escalated"
+                accepted, why = False, answer.invalid if served else f"{answer.invalid}; escalated"
         if served and (answer.covered or not accepted):
             trace.void = trace.void or f"{answer.covered or why}, after it was shown"
             accepted = True

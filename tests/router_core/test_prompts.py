@@ -170,7 +170,7 @@ def test_later_turns_of_a_conversation_are_cut_off(tmp_path: Path) -> None:
     talk = [USER, {"role": "assistant", "content": "Rent."}, {"role": "user", "content": "When?"}]
     prompt = _one(tmp_path, {"messages": [*talk, {"role": "assistant", "content": "Now."}]})
     assert prompt.turns == (("human", "What is due?"), ("ai", "Rent."), ("human", "When?"))
-    assert (prompt.text, prompt.gold) == ("When?", "Now.")
+    assert (prompt.text, prompt.gold) == ("human: What is due?\nai: Rent.\n\nWhen?", "Now.")
 
 
 def test_what_is_no_text_is_set_aside_and_counted(tmp_path: Path) -> None:
