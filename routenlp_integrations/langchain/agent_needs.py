@@ -1,6 +1,6 @@
 """What one model call of an agent needs of a model, and what a model's profile says it lacks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -74,9 +74,12 @@ class Needs:
     def lacks(self, model: BaseChatModel) -> str:
         """What of this call the model cannot do by its profile, in a few words; ``""`` when nothing is known to lack.
 
-        A profile that is absent, or silent on a capability, counts as capable. Tokens are estimated.
+        A profile that is absent, or silent on a capability, counts as capable; a class without a `bind_tools` of its
+        own has no tool calling. Tokens are estimated.
         """
-        profile: Mapping[str, Any] = model.profile or {}
+        profile: dict[str, Any] = dict(model.profile or {})
+        if type(model).bind_tools is BaseChatModel.bind_tools:
+            profile[_TOOLS] = False
         for either in self._features:
             if all(profile.get(feature) is False for feature in either):
                 return f"has no {' or '.join(_WORDS[feature] for feature in either)}"

@@ -1,6 +1,7 @@
 """`RoutingMiddleware`: the tier of each model call of a LangChain agent is chosen by a router."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -111,15 +112,15 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     ) -> ModelResponse[Any]:
         """Call the model on the tier chosen, or on the reference tier where that fails."""
         sent = _sent(request)
-        steps = walk(self.router, self._start(request, sent))
-        step, response = advance(steps), None
-        while isinstance(step, str):
-            try:
-                response = handler(self._at(step, request))
-            except Exception as error:
-                step = advance(steps, self._failure(step, error))
-            else:
-                step = advance(steps, self._answer(step, response, sent))
+        with closing(walk(self.router, self._start(request, sent))) as steps:
+            step, response = advance(steps), None
+            while isinstance(step, str):
+                try:
+                    response = handler(self._at(step, request))
+                except Exception as error:
+                    step = advance(steps, self._failure(step, error))
+                else:
+                    step = advance(steps, self._answer(step, response, sent))
         return self._told(step, response)
 
     async def awrap_model_call(
@@ -127,15 +128,15 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     ) -> ModelResponse[Any]:
         """Call the model on the tier chosen, without blocking the event loop while it is chosen."""
         sent = _sent(request)
-        steps = walk(self.router, await run_in_executor(None, self._start, request, sent))
-        step, response = advance(steps), None
-        while isinstance(step, str):
-            try:
-                response = await handler(self._at(step, request))
-            except Exception as error:
-                step = advance(steps, self._failure(step, error))
-            else:
-                step = advance(steps, self._answer(step, response, sent))
+        with closing(walk(self.router, await run_in_executor(None, self._start, request, sent))) as steps:
+            step, response = advance(steps), None
+            while isinstance(step, str):
+                try:
+                    response = await handler(self._at(step, request))
+                except Exception as error:
+                    step = advance(steps, self._failure(step, error))
+                else:
+                    step = advance(steps, self._answer(step, response, sent))
         return self._told(step, response)
 
     def _start(self, request: ModelRequest[Any], sent: Sequence[BaseMessage]) -> Start:

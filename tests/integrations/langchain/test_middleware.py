@@ -19,6 +19,7 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.callbacks import get_usage_metadata_callback
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.errors import GraphInterrupt
 from pydantic import BaseModel
@@ -26,8 +27,10 @@ from scripted import route_of
 
 import routenlp_integrations.langchain as face
 from routenlp_integrations.langchain import RoutingMiddleware
+from routenlp_integrations.langchain.messages import turns
 from router_core.errors import InputError, MissingExtraError
 from router_core.policy import ROUTE_ONLY
+from router_core.route_text import route_text
 from router_core.router import Router
 
 Build = Callable[..., tuple[Any, dict[str, AgentModel]]]
@@ -82,14 +85,11 @@ async def run(agent: Any, how: str, query: Any, **kwargs: Any) -> list[Any]:
         return agent.invoke(given, **kwargs)["messages"]
     if how == "ainvoke":
         return (await agent.ainvoke(given, **kwargs))["messages"]
-    state: dict[str, Any] = {}
     if how == "stream":
-        for state in agent.stream(given, stream_mode="values", **kwargs):
-            pass
+        states = list(agent.stream(given, stream_mode="values", **kwargs))
     else:
-        async for state in agent.astream(given, stream_mode="values", **kwargs):
-            pass
-    return state["messages"]
+        states = [state async for state in agent.astream(given, stream_mode="values", **kwargs)]
+    return states[-1]["messages"]
 
 
 ENTRANCES = ("invoke", "ainvoke", "stream", "astream")
@@ -149,19 +149,27 @@ def test_uncalibrated_calls_can_go_to_the_reference(build: Build, queries: dict[
     assert called(models) == {"small": 1, "medium": 0, "large": 0}
 
 
-def test_last_human_turn_is_routed(build: Build, queries: dict[str, str]) -> None:
-    """Earlier turns, tool results and system text do not decide."""
+def test_tool_messages_do_not_route(build: Build, queries: dict[str, str]) -> None:
+    """A history with tool calls and their results is routed by its last human turn."""
     agent, models = build()
-    call = {"name": "look_up", "args": {"query": "y"}, "id": "1", "type": "tool_call"}
-    before = [
-        HumanMessage(queries["large"]),
+    call = {"name": "look_up", "args": {"query": queries["large"]}, "id": "1", "type": "tool_call"}
+    history = [
+        HumanMessage(queries["small"]),
         AIMessage("", tool_calls=[call]),
         ToolMessage(queries["large"], tool_call_id="1"),
-        AIMessage("Done."),
-        HumanMessage(queries["small"]),
     ]
-    agent.invoke({"messages": before})
-    assert called(models) == {"small": 2, "medium": 0, "large": 0}
+    [message] = answers(agent.invoke({"messages": history})["messages"])[1:]
+    assert called(models) == {"small": 1, "medium": 0, "large": 0}
+    assert route_of(message)["reason"].startswith("tools are asked for, which calib did not have; small: ")
+
+
+def test_conversations_route_like_the_chat_model(build: Build, queries: dict[str, str], small_router: Router) -> None:
+    """What of a conversation is routed is `route_text`'s to say."""
+    for tier in TIERS:
+        history = [HumanMessage(queries["large"]), AIMessage("Bad."), HumanMessage(queries[tier])]
+        agent, _ = build(tools=())
+        [message] = answers(agent.invoke({"messages": history})["messages"])
+        assert route_of(message)["tier"] == small_router.decide(route_text(turns(history)), "mood").tier
 
 
 @pytest.mark.parametrize("how", ENTRANCES)
@@ -180,12 +188,18 @@ async def test_sticky_run_goes_up_not_down(
     assert ("gone up to large" in second["reason"]) == (sticky == "run")
 
 
-def test_next_turn_starts_afresh(build: Build, queries: dict[str, str]) -> None:
-    """Stickiness ends with the run."""
+def test_next_turn_starts_afresh(build: Build, queries: dict[str, str], small_router: Router) -> None:
+    """Stickiness ends with the run: after a turn on the reference tier the next may be cheap."""
     agent, models = build()
-    state = agent.invoke({"messages": queries["large"]})
-    agent.invoke({"messages": [*state["messages"], HumanMessage(queries["small"])]})
-    assert called(models) == {"small": 2, "medium": 0, "large": 2}
+    before = agent.invoke({"messages": queries["large"]})["messages"]
+    turn = next(
+        HumanMessage(prompt)
+        for prompt in small_records().prompt
+        if small_router.decide(route_text(turns([*before, HumanMessage(prompt)])), "mood").tier != "large"
+    )
+    agent.invoke({"messages": [*before, turn]})
+    assert len(models["large"].calls) == 2
+    assert sum(called(models).values()) == 4
 
 
 def test_another_bundles_route_does_not_stick(build: Build, queries: dict[str, str]) -> None:
@@ -217,6 +231,15 @@ def test_tiers_that_cannot_are_no_candidates(
     assert lack in route_of(answers(messages)[0])["reason"]
 
 
+def test_model_without_bind_tools_is_no_candidate(small_router: Router, queries: dict[str, str]) -> None:
+    """A chat model that cannot be given tools is passed over in an agent that has some."""
+    tiers = {"small": FakeListChatModel(responses=["no"]), "medium": AgentModel(), "large": AgentModel()}
+    agent = create_agent(tiers["large"], [look_up], middleware=[RoutingMiddleware(small_router, tiers, task="mood")])
+    route = route_of(answers(agent.invoke({"messages": queries["small"]})["messages"])[0])
+    assert [attempt["tier"] for attempt in route["attempts"]] == ["large"]
+    assert "small has no tool calling" in route["reason"]
+
+
 def test_filter_finds_another_tier_or_says_what_each_lacks(build: Build, queries: dict[str, str]) -> None:
     """Without the reference the highest tier that can is called; without any, every tier's lack is listed."""
     unable = {"profile": {"tool_calling": False}}
@@ -231,9 +254,7 @@ def test_filter_finds_another_tier_or_says_what_each_lacks(build: Build, queries
 
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke"])
-async def test_errors_of_the_reference_are_raised_as_they_are(
-    build: Build, queries: dict[str, str], how: str
-) -> None:
+async def test_errors_of_the_reference_are_raised_as_they_are(build: Build, queries: dict[str, str], how: str) -> None:
     """When the reference tier fails too, the agent sees its very exception."""
     error = TimeoutError("reference down")
     agent, models = build({"small": {"fails": ConnectionError("down")}, "large": {"fails": error}})
@@ -245,14 +266,16 @@ async def test_errors_of_the_reference_are_raised_as_they_are(
 
 def test_interrupts_are_no_failures(build: Build, queries: dict[str, str]) -> None:
     """An interrupt that another middleware raises stops the graph; the reference tier is not asked instead."""
+    seen = []
 
     class Stop(AgentMiddleware[Any, Any, Any]):
         def wrap_model_call(self, request: ModelRequest[Any], handler: Any) -> ModelResponse[Any]:
+            seen.append(request.model)
             raise GraphInterrupt
 
     agent, models = build(also=(Stop(),))
     agent.invoke({"messages": queries["small"]})
-    assert called(models) == dict.fromkeys(TIERS, 0)
+    assert seen == [models["small"]]
 
 
 def test_empty_answers(build: Build, queries: dict[str, str]) -> None:
@@ -324,7 +347,7 @@ class Verdict(BaseModel):
 def test_response_format_reaches_the_tier(build: Build, queries: dict[str, str]) -> None:
     """Provider-native structured output is asked of the tier that was chosen, and parsed."""
     agent, models = build(
-        dict.fromkeys(TIERS, {"reply": '{"mood": "good"}'}),
+        {name: {"reply": '{"mood": "good"}'} for name in TIERS},
         tools=(),
         agent={"response_format": ProviderStrategy(Verdict)},
     )
