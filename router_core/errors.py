@@ -39,10 +39,13 @@ class MissingExtraError(RouteNLPError, ImportError):
         Name of the extra, as in ``pip install routenlp[extra]``.
     purpose
         What it is needed for, completing "... is needed to".
+    newer
+        Requirements beyond those of the extra, such as ``"langchain-core>=1.8"``.
     """
 
-    def __init__(self, extra: str, purpose: str) -> None:
-        super().__init__(f"routenlp[{extra}] is needed to {purpose}: pip install 'routenlp[{extra}]'")
+    def __init__(self, extra: str, purpose: str, newer: tuple[str, ...] = ()) -> None:
+        wanted = " ".join(f"'{requirement}'" for requirement in (f"routenlp[{extra}]", *newer))
+        super().__init__(f"routenlp[{extra}] is needed to {purpose}: pip install {wanted}")
 
 
 class TierError(RouteNLPError, RuntimeError):
