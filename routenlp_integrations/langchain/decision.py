@@ -9,7 +9,8 @@ from langchain_core.messages import BaseMessage, HumanMessage, convert_to_messag
 from langchain_core.version import VERSION
 from pydantic import ConfigDict, Field, InstanceOf, model_validator
 
-from routenlp_integrations.langchain.messages import departure, turns
+from routenlp_integrations.langchain.messages import turns
+from routenlp_integrations.langchain.planning import content_departure
 from routenlp_integrations.langchain.run_config import task_and_tier
 from router_core.cascade import match_tiers
 from router_core.errors import InputError, MissingExtraError
@@ -147,7 +148,7 @@ class RoutingDecisionModel(BaseDecisionModel):  # type: ignore[misc]
         """What the policy decides; the tier replaced by a forced one, or by the reference after a departure."""
         task, forced = task_and_tier()
         decision = self.router.decide(route_text(turns(messages)), task or self.task, ROUTE_ONLY)
-        if forced is None and departure(messages, {}):
+        if forced is None and content_departure(messages):
             forced = self.router.portfolio.reference.name
         if forced is None:
             return decision

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
+from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain.chat_models import init_chat_model
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables.config import run_in_executor
 from langgraph.errors import GraphBubbleUp
 
-from routenlp_integrations.langchain.agent_needs import Needs
-from routenlp_integrations.langchain.messages import answer_of, departure, turns, with_route
+from routenlp_integrations.langchain.capabilities import abilities_of, lacking
+from routenlp_integrations.langchain.messages import answer_of, turns, with_route
+from routenlp_integrations.langchain.planning import content_departure, form_departure
 from routenlp_integrations.langchain.run_config import task_and_tier
-from routenlp_integrations.langchain.tiers import TierModel
+from routenlp_integrations.langchain.tiers import STRUCTURE, Call, TierModel
 from router_core.cascade import Answer, Route, advance, match_tiers, walk
 from router_core.errors import InputError
 from router_core.policy import ROUTE_ONLY
@@ -106,6 +108,7 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self._names = self.router.portfolio.names
         match_tiers(tiers, self._names)
         self._models = {name: _tier(name, tiers[name]) for name in self._names}
+        self._abilities = {name: abilities_of(tier, {}) for name, tier in self._models.items()}
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -139,7 +142,7 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
                     step = advance(steps, self._answer(step, response, sent))
         return self._told(step, response)
 
-    def _start(self, request: ModelRequest[Any], sent: Sequence[BaseMessage]) -> Start:
+    def _start(self, request: ModelRequest[Any], sent: list[BaseMessage]) -> Start:
         """Decide the tier of one call: by policy, then by what calib did not have, the run so far and the profiles."""
         said = turns(sent)
         text = route_text(said)
@@ -148,7 +151,7 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         if forced is not None:
             return self.router.force(text, task, ROUTE_ONLY, forced, "tier forced by configurable['tier']")
         asked = {"tools": request.tools, "tool_choice": request.tool_choice, "response_format": request.response_format}
-        new = departure(sent, {**request.model_settings, **asked})
+        new = form_departure({**request.model_settings, **asked}) or content_departure(sent)
         start: Start | None = None
         if new and self.uncalibrated == "reference":
             tier, why = len(self._names) - 1, [new]
@@ -160,10 +163,10 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         if reached > tier:
             tier, departs = reached, True
             why.append(f"the run has gone up to {self._names[tier]}")
-        able, lacks = self._able(Needs(request, sent))
-        if tier not in able:
-            why.append(f"{self._names[tier]} {lacks[tier]}")
-            tier, departs = able[-1], True
+        lacks = lacking(_needed(request, sent), self._abilities)
+        if (unable := self._names[tier]) in lacks:
+            why.append(f"{unable} lacks {lacks[unable]}")
+            tier, departs = max(k for k, name in enumerate(self._names) if name not in lacks), True
         if start is not None and not departs:
             return start
         return self.router.force(text, task, ROUTE_ONLY, self._names[tier], "; ".join(filter(None, why)))
@@ -178,22 +181,6 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             if route and route["bundle"] == self.router.bundle_id:
                 reached = max(reached, self._names.index(route["tier"]))
         return reached
-
-    def _able(self, needs: Needs) -> tuple[list[int], list[str]]:
-        """Tiers that can do a call, in cascade order, and what each of all lacks.
-
-        Raises
-        ------
-        InputError
-            When none can, with what each lacks.
-        """
-        lacks = [needs.lacks(self._models[name].model) for name in self._names]
-        able = [tier for tier, lack in enumerate(lacks) if not lack]
-        if not able:
-            told = "; ".join(f"{name} {lack}" for name, lack in zip(self._names, lacks, strict=True))
-            msg = f"no tier can do this call: {told}"
-            raise InputError(msg)
-        return able, lacks
 
     def _at(self, name: str, request: ModelRequest[Any]) -> ModelRequest[Any]:
         """The same request to another model; what is bound to the tier gives way to the request's own settings."""
@@ -238,6 +225,20 @@ def _sent(request: ModelRequest[Any]) -> list[BaseMessage]:
     """Everything the model will see."""
     before = [] if request.system_message is None else [request.system_message]
     return [*before, *request.messages]
+
+
+def _needed(request: ModelRequest[Any], sent: list[BaseMessage]) -> Call:
+    """The call that a request becomes, as far as a tier must be able to serve it."""
+    shape = request.response_format
+    params: dict[str, Any] = {**request.model_settings, "tools": request.tools}
+    if isinstance(shape, ToolStrategy):
+        params["tools"] = [*request.tools, *(spec.json_schema for spec in shape.schema_specs)]
+    elif isinstance(shape, ProviderStrategy):
+        params |= shape.to_model_kwargs()
+    elif shape is not None:
+        # The agent asks for a schema by tool call of a model that cannot be given one.
+        params[STRUCTURE] = shape
+    return Call(sent, None, params)
 
 
 def _answering(response: ModelResponse[Any]) -> AIMessage | None:

@@ -215,9 +215,9 @@ def test_another_bundles_route_does_not_stick(build: Build, queries: dict[str, s
 @pytest.mark.parametrize(
     ("profile", "query", "lack"),
     [
-        ({"tool_calling": False}, "", "small has no tool calling"),
-        ({"image_inputs": False}, [IMAGE], "small has no image input"),
-        ({"max_input_tokens": 5}, "", "small takes 5 tokens and the call has about"),
+        ({"tool_calling": False}, "", "small lacks tool calling"),
+        ({"image_inputs": False}, [IMAGE], "small lacks image inputs"),
+        ({"max_input_tokens": 5}, "", "small lacks a context of "),
     ],
 )
 def test_tiers_that_cannot_are_no_candidates(
@@ -237,7 +237,7 @@ def test_model_without_bind_tools_is_no_candidate(small_router: Router, queries:
     agent = create_agent(tiers["large"], [look_up], middleware=[RoutingMiddleware(small_router, tiers, task="mood")])
     route = route_of(answers(agent.invoke({"messages": queries["small"]})["messages"])[0])
     assert [attempt["tier"] for attempt in route["attempts"]] == ["large"]
-    assert "small has no tool calling" in route["reason"]
+    assert "small lacks tool calling" in route["reason"]
 
 
 def test_filter_finds_another_tier_or_says_what_each_lacks(build: Build, queries: dict[str, str]) -> None:
@@ -248,7 +248,7 @@ def test_filter_finds_another_tier_or_says_what_each_lacks(build: Build, queries
     assert called(models)["medium"] == 2
     assert route_of(message)["certificate"] is None
     agent, models = build(dict.fromkeys(TIERS, unable))
-    with pytest.raises(InputError, match=r"small has no tool calling; medium has .*; large has no tool calling"):
+    with pytest.raises(InputError, match=r"small lacks tool calling; medium lacks .*; large lacks tool calling"):
         agent.invoke({"messages": queries["small"]})
     assert called(models) == dict.fromkeys(TIERS, 0)
 
@@ -376,7 +376,7 @@ def test_structured_output_by_tool_needs_tools(build: Build, queries: dict[str, 
     for shape in (ToolStrategy(Verdict), Verdict):
         unable = {"profile": {"tool_calling": False, "structured_output": False}}
         agent, models = build(dict.fromkeys(TIERS, unable), tools=(), agent={"response_format": shape})
-        with pytest.raises(InputError, match="no tier can do this call: small has no"):
+        with pytest.raises(InputError, match="no tier can serve this call: small lacks"):
             agent.invoke({"messages": queries["small"]})
         assert called(models) == dict.fromkeys(TIERS, 0)
 
