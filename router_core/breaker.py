@@ -65,8 +65,13 @@ class Breaker:
     def __repr__(self) -> str:
         return f"Breaker(failures={self.failures}, cooldown_seconds={self.cooldown_seconds})"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was made with, without its clock."""
+        return {"failures": self.failures, "cooldown_seconds": self.cooldown_seconds}
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(Breaker, self.failures, self.cooldown_seconds, clock=self._clock), ()
+        return partial(Breaker, **self.settings, clock=self._clock), ()
 
     def state(self, tier: str) -> Literal["closed", "open", "half-open"]:
         """What a tier is now."""

@@ -157,9 +157,13 @@ class Budget:
     def __repr__(self) -> str:
         return f"Budget({self.usd}, {self.per!r}, on_exceeded={self.on_exceeded!r})"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was made with, without its clock."""
+        return {name: getattr(self, name) for name in ("usd", "per", "window_seconds", "on_exceeded", "max_runs")}
+
     def __reduce__(self) -> tuple[Any, ...]:
-        settings = {name: getattr(self, name) for name in ("per", "window_seconds", "on_exceeded", "max_runs")}
-        return partial(Budget, self.usd, **settings, clock=self._clock), ()
+        return partial(Budget, **self.settings, clock=self._clock), ()
 
     def account(self, run: str | None = None) -> Account:
         """The account that one query is paid from.

@@ -35,7 +35,8 @@ def fingerprint_changed(bundle: HasPortfolio, tier: str, model_name: str | None)
     """Whether an answer's model is not the one the bundle names for this tier.
 
     A dated snapshot of the declared name is that model (``gpt-x-2026-01-02`` of ``gpt-x``), and so is a student whose
-    name ends in the head of the declared checkpoint's hash. An answer that does not name its model, and a tier whose
+    name ends in the head of the declared checkpoint's hash, and an answer that gives the tier's own name (recorded ones
+    do). An answer that does not name its model, and a tier whose
     model the portfolio does not declare, cannot be told apart: not changed.
 
     Parameters
@@ -53,7 +54,7 @@ def fingerprint_changed(bundle: HasPortfolio, tier: str, model_name: str | None)
         When the portfolio has no such tier.
     """
     declared = bundle.portfolio.tiers[bundle.portfolio.index(tier)].model
-    if not declared or not model_name or model_name == declared:
+    if not declared or not model_name or model_name in (declared, tier):
         return False
     if _DIGEST.fullmatch(declared):
         return not model_name.endswith(declared[:_HEAD])

@@ -270,6 +270,11 @@ class Router:
         shown = None if start.scope is None else self.certificates.get((start.scope, start.policy_name))
         return shown is None or shown.risk in OUTLIVES_DEPARTURE
 
+    @property
+    def quick(self) -> bool:
+        """Whether a decision takes less time than handing it to another thread would: the static encoder."""
+        return self.scorer.encoder.kind == "static"
+
     def saw(self, tier: str, model_name: str | None) -> bool:
         """Count which model answered for a tier; when it is another than was certified, let certificates lapse.
 

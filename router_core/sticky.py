@@ -113,10 +113,13 @@ class Sticky:
     def __repr__(self) -> str:
         return f"Sticky({self.patience}, margin={self.margin}, ttl_seconds={self.ttl_seconds})"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was made with, without its clock."""
+        return {name: getattr(self, name) for name in ("patience", "margin", "ttl_seconds", "max_conversations")}
+
     def __reduce__(self) -> tuple[Any, ...]:
-        names = ("margin", "ttl_seconds", "max_conversations")
-        settings = {name: getattr(self, name) for name in names}
-        return partial(Sticky, self.patience, **settings, clock=self._clock), ()
+        return partial(Sticky, **self.settings, clock=self._clock), ()
 
     def __len__(self) -> int:
         with self._lock:

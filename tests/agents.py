@@ -42,7 +42,7 @@ class AgentModel(ScriptedModel):
         self._count += 1
         return self.fails is not None and (self.fails_on is None or self._count in self.fails_on)
 
-    def _result(self, messages: list[BaseMessage]) -> ChatResult:
+    def _result(self, messages: list[BaseMessage], kwargs: dict[str, Any]) -> ChatResult:
         if self._due() and self.fails is not None:
             raise self.fails
         asks = self._asks(messages)
@@ -55,7 +55,7 @@ class AgentModel(ScriptedModel):
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _pieces(self, messages: list[BaseMessage]) -> Iterator[ChatGenerationChunk]:
+    def _pieces(self, messages: list[BaseMessage], kwargs: dict[str, Any]) -> Iterator[ChatGenerationChunk]:
         due = self._due()
         asks = self._asks(messages)
         if asks:

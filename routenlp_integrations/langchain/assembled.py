@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from langchain_core.language_models import LangSmithParams, ModelProfile
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
@@ -14,15 +14,23 @@ from routenlp_integrations.langchain.configured import ConfiguredChatModel
 from routenlp_integrations.langchain.planning import StreamPolicy, Uncalibrated
 from routenlp_integrations.langchain.serialising import Frozen, as_json, frozen
 from routenlp_integrations.langchain.tiers import TierModel
+from router_core.breaker import Breaker
+from router_core.budget import Budget
 from router_core.cascade import OnFailure, OnReferenceFailure, match_tiers
 from router_core.errors import BundleError, InputError
+from router_core.limits import Limits
 from router_core.policy import CASCADE
+from router_core.retries import RetryPolicy
 from router_core.router import Router
+from router_core.sticky import Sticky
 
 __all__ = ["BUNDLE_VARIABLE", "AssembledChatModel"]
 
 BUNDLE_VARIABLE = "ROUTENLP_BUNDLE"
 """Environment variable with the folder of a bundle, read when none is given."""
+
+_LIMITS = {"breaker": Breaker, "budget": Budget, "sticky": Sticky}
+_LIMITED = Breaker | Budget | Sticky
 
 
 class AssembledChatModel(ConfiguredChatModel):
@@ -42,6 +50,9 @@ class AssembledChatModel(ConfiguredChatModel):
     timeout: float | dict[str, float] | None = None
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
     max_retries: int | None = None
+    breaker: InstanceOf[Breaker] | None = None
+    budget: InstanceOf[Budget] | None = None
+    sticky: Literal["conversation"] | InstanceOf[Sticky] | None = None
     streaming: bool = False
 
     model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
@@ -49,11 +60,17 @@ class AssembledChatModel(ConfiguredChatModel):
     _models: dict[str, TierModel] = PrivateAttr(default_factory=dict)
     _abilities: dict[str, Abilities] = PrivateAttr(default_factory=dict)
     _told: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _limits: Limits = PrivateAttr(default_factory=Limits)
+    _sticky: Sticky | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
     def _load(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("router") is not None:
+        if not isinstance(given, dict):
+            return given
+        made = {name: kind(**given[name]) for name, kind in _LIMITS.items() if isinstance(given.get(name), Mapping)}
+        given = {**given, **made}
+        if given.get("router") is not None:
             return given
         bundle = given.get("bundle") or os.environ.get(BUNDLE_VARIABLE)
         if bundle is None:
@@ -70,9 +87,10 @@ class AssembledChatModel(ConfiguredChatModel):
         names = self.router.portfolio.names
         match_tiers(self.tiers, names)
         check_declared(self.capabilities, names)
-        if isinstance(self.timeout, dict) and not set(self.timeout) <= set(names):
-            msg = f"timeout names {', '.join(sorted(self.timeout))}; the tiers are {', '.join(names)}"
-            raise InputError(msg)
+        retries = RetryPolicy(max_retries=self.max_retries or 0)
+        self._limits = Limits(retries, self.timeout, self.breaker, self.budget)
+        self._limits.check(names)
+        self._sticky = Sticky() if self.sticky == "conversation" else self.sticky
         self._models = {name: TierModel.of(name, self.tiers[name]) for name in names}
         self._abilities = {
             name: abilities_of(tier, self.capabilities.get(name, {})) for name, tier in self._models.items()
@@ -103,6 +121,9 @@ class AssembledChatModel(ConfiguredChatModel):
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "timeout": self.timeout,
+            "max_retries": self.max_retries,
+            "budget": None if self.budget is None else self.budget.settings,
+            "sticky": None if self._sticky is None else self._sticky.settings,
             "stop_sequences": self.stop,
         }
 
@@ -136,11 +157,12 @@ class AssembledChatModel(ConfiguredChatModel):
 
     def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
         """LangChain's JSON without secrets; see `routenlp_integrations.langchain.serialising`."""
-        own = {
+        own: dict[str, Any] = {
             name: getattr(self, name)
             for name, field in type(self).model_fields.items()
             if name not in ("bundle", "callbacks") and not field.exclude and name in self.model_fields_set
         }
+        own = {name: value.settings if isinstance(value, _LIMITED) else value for name, value in own.items()}
         return as_json(self, self.bundle, self.router.bundle_id, self.tiers, own)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
@@ -154,6 +176,10 @@ class AssembledChatModel(ConfiguredChatModel):
         """A pickle carries the router whole: it works where the bundle's folder is not."""
         given = {name: getattr(self, name) for name in self.model_fields_set if name != "tiers"}
         return _thawed, (type(self), given, {name: frozen(tier) for name, tier in self.tiers.items()})
+
+    @property
+    def _by_conversation(self) -> bool:
+        return self._sticky is not None or (self.budget is not None and self.budget.per == "run")
 
     def _check_tier(self, name: str) -> None:
         self.router.portfolio.index(name)

@@ -1,9 +1,12 @@
 """`RoutingChatModel`: a certified router that is a LangChain chat model."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -15,22 +18,26 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from routenlp_integrations.langchain.assembled import AssembledChatModel
-from routenlp_integrations.langchain.configured import TASK, TIER
+from routenlp_integrations.langchain.configured import CONVERSATION, TASK, TIER
 from routenlp_integrations.langchain.forms import form_of
-from routenlp_integrations.langchain.messages import with_route
+from routenlp_integrations.langchain.messages import model_name_of, turns, with_route
 from routenlp_integrations.langchain.planning import Plan, plan, streamed_policy
-from routenlp_integrations.langchain.streaming import Screen, last_chunks
+from routenlp_integrations.langchain.streaming import Deadline, Screen, last_chunks
 from routenlp_integrations.langchain.structured import Method, Structure, structured
 from routenlp_integrations.langchain.tiers import STRUCTURE, Call, TierModel
 from routenlp_integrations.langchain.tracing import Trace
 from router_core.cascade import match_tiers, walk
-from router_core.driving import Step, Steps, advance
+from router_core.driving import Step, Steps, advance, aperform, perform, walking
 from router_core.errors import InputError
 from router_core.policy import CASCADE
-from router_core.route import Answer
-from router_core.router import Router
+from router_core.route import Answer, Route
+from router_core.router import Router, estimate_tokens
+from router_core.sticky import conversation_key
 
 __all__ = ["RoutingChatModel"]
+
+T = TypeVar("T")
+AnyRun = CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None
 
 
 class RoutingChatModel(AssembledChatModel):
@@ -83,11 +90,22 @@ class RoutingChatModel(AssembledChatModel):
     on_reference_failure
         ``"raise"``, or serve the ``"best"`` cheap answer so far, uncertified. A tier that fails after something of
         its stream was shown always raises `TierError`.
-    temperature, max_tokens, timeout, stop
-        Given to every tier with each call when set; `timeout` in seconds, one number or ``{tier: seconds}``. They
-        should be what the records were made with.
+    temperature, max_tokens, stop
+        Given to every tier with each call when set. They should be what the records were made with.
+    timeout
+        Seconds that one attempt may take, one number or ``{tier: seconds}``. It is given to the tier and enforced:
+        an attempt that takes longer is a failure of its tier. In a stream only until something is shown, and in a
+        synchronous one by the tier alone.
     max_retries
-        Accepted as LangChain's standard parameter. Clients read it only when they are made: set it on the tiers.
+        How often a tier is called again after a time-out, a broken connection, 429 or 5xx; ``Retry-After`` is
+        honoured. None by default, since providers' clients retry themselves.
+    breaker
+        A `Breaker` that keeps queries from a tier that is down.
+    budget
+        A `Budget` per call, per run (LangGraph's ``thread_id``, else the run that called) or per time window.
+    sticky
+        ``"conversation"`` or a `Sticky`: stay with the tier that answered a conversation last, because switching
+        throws away the provider's prompt cache. A conversation is LangGraph's ``thread_id``, else how it began.
     """
 
     @classmethod
@@ -124,14 +142,14 @@ class RoutingChatModel(AssembledChatModel):
     # One query
 
     def _plan(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], policy: str
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], policy: str, run: AnyRun
     ) -> Plan:
-        params = {name: value for name, value in kwargs.items() if name not in (TASK, TIER)}
+        params = {name: value for name, value in kwargs.items() if name not in (TASK, TIER, CONVERSATION)}
         for name in ("temperature", "max_tokens"):
             if getattr(self, name) is not None:
                 params.setdefault(name, getattr(self, name))
         call = Call(messages, (self.stop or None) if stop is None else stop, params, form_of(params))
-        return plan(
+        made = plan(
             self.router,
             call,
             policy,
@@ -140,10 +158,26 @@ class RoutingChatModel(AssembledChatModel):
             uncalibrated=self.uncalibrated,
             abilities=self._abilities,
         )
+        conversation = kwargs.get(CONVERSATION)
+        if self._sticky is not None:
+            key = conversation_key(turns(messages), conversation)
+            made = replace(made, start=self._sticky.start(self.router, made.start, key), key=key)
+        if self.budget is not None:
+            tokens = sum(estimate_tokens(str(message.text)) for message in messages)
+            made = replace(made, run=conversation or _run_of(run), prompt_tokens=tokens)
+        return made
 
-    def _streamed(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> Plan:
+    def _streamed(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], run: AnyRun
+    ) -> Plan:
         policy = streamed_policy(self.router, self.stream_policy, kwargs.get(TASK) or self.task)
-        return self._plan(messages, stop, kwargs, policy)
+        return self._plan(messages, stop, kwargs, policy, run)
+
+    async def _aside(self, work: Callable[..., T], *given: Any) -> T:
+        """Do what may take milliseconds off the event loop, and what takes less than the way to a thread here."""
+        if self.router.quick:
+            return work(*given)
+        return await run_in_executor(None, work, *given)
 
     def _tier(self, name: str, call: Call) -> tuple[TierModel, Call]:
         seconds = self.timeout.get(name) if isinstance(self.timeout, dict) else self.timeout
@@ -152,20 +186,40 @@ class RoutingChatModel(AssembledChatModel):
         return self._models[name], call
 
     def _walk(self, made: Plan) -> Steps:
-        return walk(self.router, made.start, self.on_failure, self.on_reference_failure, able=made.able)
+        return walk(
+            self.router,
+            made.start,
+            self.on_failure,
+            self.on_reference_failure,
+            limits=self._limits,
+            able=made.able,
+            run=made.run,
+            prompt_tokens=made.prompt_tokens,
+        )
 
     def _ask(
         self, made: Plan, step: Step, run: CallbackManagerForLLMRun | None, trace: Trace | None
     ) -> Answer | Exception:
         tier, call = self._tier(step, made.call)
         # Tokens of an answer that may be rejected must not reach the caller's callbacks.
-        return tier.ask(call, run if step.final else None, trace)
+        return self._heard(step, perform(step, lambda: tier.ask(call, run if step.final else None, trace)))
 
     async def _aask(
         self, made: Plan, step: Step, run: AsyncCallbackManagerForLLMRun | None, trace: Trace | None
     ) -> Answer | Exception:
         tier, call = self._tier(step, made.call)
-        return await tier.aask(call, run if step.final else None, trace)
+        return self._heard(step, await aperform(step, lambda: tier.aask(call, run if step.final else None, trace)))
+
+    def _heard(self, tier: str, reply: Answer | Exception) -> Answer | Exception:
+        """Note which model answered; an answer of another one than was certified is covered by nothing."""
+        if isinstance(reply, Answer) and self.router.saw(tier, model_name_of(reply.raw)):
+            return replace(reply, covered=reply.covered or f"{tier} answered with another model than was certified")
+        return reply
+
+    def _finish(self, made: Plan, route: Route) -> Route:
+        if self._sticky is not None and made.key is not None:
+            self._sticky.served(made.key, route.tier)
+        return made.finish(route, self.router.lapses.why(route.scope))
 
     def _generate(
         self,
@@ -174,12 +228,12 @@ class RoutingChatModel(AssembledChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        made, trace = self._plan(messages, stop, kwargs, CASCADE), Trace.of(run_manager)
-        steps = self._walk(made)
-        step = advance(steps)
-        while isinstance(step, Step):
-            step = advance(steps, self._ask(made, step, run_manager, trace))
-        return with_route(made.finish(step), self._declared(step.tier))
+        made, trace = self._plan(messages, stop, kwargs, CASCADE, run_manager), Trace.of(run_manager)
+        with walking(self._walk(made)) as steps:
+            step = advance(steps)
+            while isinstance(step, Step):
+                step = advance(steps, self._ask(made, step, run_manager, trace))
+        return with_route(self._finish(made, step), self._declared(step.tier))
 
     async def _agenerate(
         self,
@@ -189,13 +243,13 @@ class RoutingChatModel(AssembledChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         trace = Trace.of(run_manager)
-        made = await run_in_executor(None, self._plan, messages, stop, kwargs, CASCADE)
-        steps = self._walk(made)
-        step = advance(steps)
-        while isinstance(step, Step):
-            reply = await self._aask(made, step, run_manager, trace)
-            step = await run_in_executor(None, advance, steps, reply)
-        return with_route(made.finish(step), self._declared(step.tier))
+        made = await self._aside(self._plan, messages, stop, kwargs, CASCADE, run_manager)
+        with walking(self._walk(made)) as steps:
+            step = advance(steps)
+            while isinstance(step, Step):
+                reply = await self._aask(made, step, run_manager, trace)
+                step = await self._aside(advance, steps, reply)
+        return with_route(self._finish(made, step), self._declared(step.tier))
 
     def _stream(
         self,
@@ -205,26 +259,28 @@ class RoutingChatModel(AssembledChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         trace = Trace.taken() or Trace.of(run_manager)
-        made = self._streamed(messages, stop, kwargs)
-        steps = self._walk(made)
-        step = advance(steps)
-        while isinstance(step, Step):
-            if made.start.policy_name == CASCADE and not step.final:
-                step = advance(steps, self._ask(made, step, None, trace))
-                continue
-            tier, call = self._tier(step, made.call)
-            screen = Screen(call, final=step.final)
-            try:
-                with closing(tier.stream(call, run_manager, trace)) as chunks:
-                    for chunk in chunks:
-                        yield from screen.add(chunk)
-            except Exception as error:
-                if screen.shown:
-                    raise screen.broken(step, error) from error
-                step = advance(steps, error)
-            else:
-                step = advance(steps, screen.answer())
-        yield from last_chunks(made.finish(step), self._declared(step.tier))
+        made = self._streamed(messages, stop, kwargs, run_manager)
+        with walking(self._walk(made)) as steps:
+            step = advance(steps)
+            while isinstance(step, Step):
+                if made.start.policy_name == CASCADE and not step.final:
+                    step = advance(steps, self._ask(made, step, None, trace))
+                    continue
+                tier, call = self._tier(step, made.call)
+                screen = Screen(call, final=step.final)
+                if step.wait_seconds:
+                    time.sleep(step.wait_seconds)
+                try:
+                    with closing(tier.stream(call, run_manager, trace)) as chunks:
+                        for chunk in chunks:
+                            yield from screen.add(chunk)
+                except Exception as error:
+                    if screen.shown:
+                        raise screen.broken(step, error) from error
+                    step = advance(steps, error)
+                else:
+                    step = advance(steps, self._heard(step, screen.answer()))
+        yield from last_chunks(self._finish(made, step), self._declared(step.tier))
 
     async def _astream(
         self,
@@ -234,28 +290,30 @@ class RoutingChatModel(AssembledChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         trace = Trace.taken() or Trace.of(run_manager)
-        made = await run_in_executor(None, self._streamed, messages, stop, kwargs)
-        steps = self._walk(made)
-        step = advance(steps)
-        while isinstance(step, Step):
-            if made.start.policy_name == CASCADE and not step.final:
-                reply = await self._aask(made, step, None, trace)
-                step = await run_in_executor(None, advance, steps, reply)
-                continue
-            tier, call = self._tier(step, made.call)
-            screen = Screen(call, final=step.final)
-            try:
-                async with aclosing(tier.astream(call, run_manager, trace)) as chunks:
-                    async for chunk in chunks:
-                        for ready in screen.add(chunk):
-                            yield ready
-            except Exception as error:
-                if screen.shown:
-                    raise screen.broken(step, error) from error
-                step = advance(steps, error)
-            else:
-                step = advance(steps, screen.answer())
-        for chunk in last_chunks(made.finish(step), self._declared(step.tier)):
+        made = await self._aside(self._streamed, messages, stop, kwargs, run_manager)
+        with walking(self._walk(made)) as steps:
+            step = advance(steps)
+            while isinstance(step, Step):
+                if made.start.policy_name == CASCADE and not step.final:
+                    step = await self._aside(advance, steps, await self._aask(made, step, None, trace))
+                    continue
+                tier, call = self._tier(step, made.call)
+                screen = Screen(call, final=step.final)
+                await asyncio.sleep(step.wait_seconds)
+                until_shown = Deadline(step.timeout_seconds)
+                try:
+                    async with aclosing(tier.astream(call, run_manager, trace)) as chunks:
+                        while (chunk := await until_shown.of(anext(chunks, None))) is not None:
+                            for ready in screen.add(chunk):
+                                until_shown.lift()
+                                yield ready
+                except Exception as error:
+                    if screen.shown:
+                        raise screen.broken(step, error) from error
+                    step = advance(steps, error)
+                else:
+                    step = await self._aside(advance, steps, self._heard(step, screen.answer()))
+        for chunk in last_chunks(self._finish(made, step), self._declared(step.tier)):
             yield chunk
 
     def bind_tools(
@@ -324,3 +382,8 @@ class RoutingChatModel(AssembledChatModel):
             options = {"method": structure.method or "native", "strict": strict}
             told["ls_structured_output_format"] = {"kwargs": options, "schema": schema}
         return structured(super().bind(**told), structure, include_raw=include_raw)
+
+
+def _run_of(run: AnyRun) -> str | None:
+    """What a call belongs to: the run that made it, else its own."""
+    return None if run is None else str(run.parent_run_id or run.run_id)

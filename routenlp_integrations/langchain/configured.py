@@ -21,10 +21,11 @@ from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig, ensu
 from routenlp_integrations.langchain.tracing import Trace, afirst_under, first_under, of_config
 from router_core.errors import InputError
 
-__all__ = ["TASK", "TIER", "ConfiguredChatModel"]
+__all__ = ["CONVERSATION", "TASK", "TIER", "ConfiguredChatModel"]
 
-TASK, TIER = "routenlp_task", "routenlp_tier"
+TASK, TIER, CONVERSATION = "routenlp_task", "routenlp_tier", "routenlp_conversation"
 _KEYS = {"task": TASK, "tier": TIER}
+_THREAD = {"thread_id": CONVERSATION}
 
 
 class ConfiguredChatModel(BaseChatModel):
@@ -40,6 +41,11 @@ class ConfiguredChatModel(BaseChatModel):
             ConfigurableFieldSpec(id="task", annotation=kind, description="Task of the query.", default=self.task),
             ConfigurableFieldSpec(id="tier", annotation=kind, description="Tier to force.", default=None),
         ]
+
+    @property
+    def _by_conversation(self) -> bool:
+        """Whether it matters to which conversation a call belongs."""
+        return False
 
     def _check_tier(self, name: str) -> None:
         """Raise InputError for a tier that does not exist."""
@@ -135,7 +141,7 @@ class ConfiguredChatModel(BaseChatModel):
             When one is not text, or the portfolio has no such tier.
         """
         configurable = ensure_config(config).get("configurable", {})
-        for name, key in _KEYS.items():
+        for name, key in (_KEYS | _THREAD if self._by_conversation else _KEYS).items():
             value = configurable.get(name)
             if value is None:
                 continue

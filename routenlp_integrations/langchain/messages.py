@@ -131,7 +131,7 @@ def model_name_of(result: ChatResult) -> str | None:
 
 
 def route_metadata(route: Route) -> dict[str, Any]:
-    """What ``response_metadata["routenlp"]`` holds: plain JSON values."""
+    """What ``response_metadata["routenlp"]`` holds: plain JSON values, and a budget only where there is one."""
     return {
         "tier": route.tier,
         "attempts": [
@@ -141,6 +141,7 @@ def route_metadata(route: Route) -> dict[str, Any]:
                 "cost_usd": attempt.cost_usd,
                 "accepted": attempt.accepted,
                 "reason": attempt.reason,
+                **({"retries": attempt.retries} if attempt.retries else {}),
             }
             for attempt in route.attempts
         ],
@@ -149,6 +150,7 @@ def route_metadata(route: Route) -> dict[str, Any]:
         "bundle": route.bundle,
         "certificate": route.certificate,
         "reason": route.reason,
+        **({"budget": route.budget} if route.budget else {}),
     }
 
 

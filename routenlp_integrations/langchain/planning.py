@@ -52,6 +52,12 @@ class Plan:
         Why nothing covers an answer of a cheap tier, empty when the policy's certificate does.
     names
         All tiers in cascade order.
+    key
+        Of the conversation, where its tier is remembered.
+    run
+        Agent run or conversation that a budget per run counts for.
+    prompt_tokens
+        Tokens a tier will be sent, where a budget needs to know.
     """
 
     call: Call
@@ -59,17 +65,30 @@ class Plan:
     lacks: Mapping[str, str]
     void: str
     names: tuple[str, ...]
+    key: str | None = None
+    run: str | None = None
+    prompt_tokens: int | None = None
 
     @property
     def able(self) -> list[str] | None:
         """Tiers that can serve the call, None when all can."""
         return [name for name in self.names if name not in self.lacks] if self.lacks else None
 
-    def finish(self, route: Route) -> Route:
-        """The route, told what tiers lack, its certificate taken away where the policy was followed without cover."""
+    def finish(self, route: Route, lapsed: str = "") -> Route:
+        """The route, told what tiers lack, its certificate taken away where the policy was followed without cover.
+
+        Parameters
+        ----------
+        route
+            From the walk.
+        lapsed
+            Why nothing is claimed of the scope any more, empty while its certificate stands.
+        """
         if self.lacks:
             attempts = tuple(replace(attempt, reason=self._told(attempt.reason)) for attempt in route.attempts)
             route = replace(route, reason=self._told(route.reason), attempts=attempts)
+        if lapsed and route.certificate is not None:
+            return replace(route, certificate=None, reason=f"{route.reason}; {lapsed}")
         if not self.void or route.attempts[0].tier == self.names[-1]:
             return route
         return replace(route, certificate=None, reason=f"{route.reason}; uncertified: {self.void}")

@@ -1,7 +1,9 @@
 """What may be shown of a stream, and when: what was shown cannot be taken back."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Awaitable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -12,7 +14,37 @@ from routenlp_integrations.langchain.tiers import Call, as_chunk
 from router_core.cascade import Answer, Route
 from router_core.errors import TierError
 
-__all__ = ["Screen", "last_chunks"]
+__all__ = ["Deadline", "Screen", "last_chunks"]
+
+T = TypeVar("T")
+
+
+class Deadline:
+    """A time-out that holds until something is shown.
+
+    Parameters
+    ----------
+    seconds
+        From now; None for any time.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._at = None if seconds is None else asyncio.get_running_loop().time() + seconds
+
+    def lift(self) -> None:
+        """Let the rest take any time."""
+        self._at = None
+
+    async def of(self, work: Awaitable[T]) -> T:
+        """Wait for something.
+
+        Raises
+        ------
+        TimeoutError
+            When the time is up before.
+        """
+        async with asyncio.timeout_at(self._at):
+            return await work
 
 
 class Screen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pytest_socket import disable_socket, enable_socket
 from scripted import Make, ScriptedModel
 
 from routenlp_integrations.langchain import RoutingChatModel
+from router_core.lapse import LapseWatch
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.router import Router
 
@@ -25,9 +27,15 @@ def no_network() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def small_router(small_bundle: Path) -> Router:
+def loaded_router(small_bundle: Path) -> Router:
     """The small bundle, loaded once."""
     return Router.load(small_bundle)
+
+
+@pytest.fixture
+def small_router(loaded_router: Router) -> Router:
+    """A router of the small bundle whose certificates no other test has made lapse."""
+    return replace(loaded_router, lapses=LapseWatch())
 
 
 @pytest.fixture
@@ -45,17 +53,17 @@ def make(small_router: Router) -> Make:
 
 
 @pytest.fixture(scope="session")
-def easy(small_router: Router) -> str:
+def easy(loaded_router: Router) -> str:
     """A mood query that starts at the small tier and on which doubtful answers of both cheap tiers are rejected."""
     records = small_records()
     for prompt, task in zip(records.prompt, records.task, strict=True):
         if task != "mood":
             continue
-        cascade, direct = (small_router.start(prompt, "mood", policy) for policy in (CASCADE, ROUTE_ONLY))
+        cascade, direct = (loaded_router.start(prompt, "mood", policy) for policy in (CASCADE, ROUTE_ONLY))
         if cascade.tier or direct.tier or cascade.before is None:
             continue
         answers = (SURE.format("good"), DOUBTFUL)
-        accepted = [small_router.accept(cascade, k, answer, {}, {})[0] for k in (0, 1) for answer in answers]
+        accepted = [loaded_router.accept(cascade, k, answer, {}, {})[0] for k in (0, 1) for answer in answers]
         if accepted == [True, False, True, False]:
             return prompt
     pytest.fail("no query of the population serves")

@@ -165,7 +165,9 @@ def test_from_bundle_refuses_what_it_cannot_use(small_bundle: Path, tmp_path: Pa
 
 def test_from_bundle_loads(small_bundle: Path, easy: str) -> None:
     """A folder and three models are enough."""
-    model = RoutingChatModel.from_bundle(small_bundle, {name: ScriptedModel() for name in TIERS}, task="mood")
+    model = RoutingChatModel.from_bundle(
+        small_bundle, {name: ScriptedModel(model_name=f"{name}-1") for name in TIERS}, task="mood"
+    )
     assert route_of(model.invoke(easy))["certificate"]["scope"] == "mood"
 
 
@@ -333,8 +335,9 @@ async def test_concurrent_calls_keep_their_own_routes(make: Make) -> None:
 
 
 async def test_the_event_loop_is_not_blocked(make: Make, easy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Encoding and judging run off the event loop's thread, also in a stream."""
+    """What takes longer than the way to a thread, encoding and judging, runs off the event loop, also in a stream."""
     model, _ = make()
+    monkeypatch.setattr(Router, "quick", property(lambda router: False))
     threads: list[int] = []
     for name in ("start", "accept"):
         original = getattr(Router, name)

@@ -38,13 +38,13 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}
 
 
 @pytest.fixture(scope="session")
-def queries(small_router: Router) -> dict[str, str]:
+def queries(loaded_router: Router) -> dict[str, str]:
     """A mood query for every tier that the policy sends there."""
     found: dict[str, str] = {}
     records = small_records()
     for prompt, task in zip(records.prompt, records.task, strict=True):
         if task == "mood":
-            found.setdefault(small_router.decide(prompt, "mood").tier, prompt)
+            found.setdefault(loaded_router.decide(prompt, "mood").tier, prompt)
     assert set(found) == set(TIERS)
     return found
 

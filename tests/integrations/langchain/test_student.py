@@ -7,6 +7,7 @@ import importlib
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from routenlp_integrations.langchain import RoutingChatModel, StudentChatModel
 from routenlp_integrations.langchain.recorded import recorded_tiers
 from router_core import BundleError, InputError
 from router_core.fitting.fit_bundle import FitSettings, fit
+from router_core.portfolio import Portfolio
 from router_core.records import Records
 from router_core.student import make_student
 
@@ -264,7 +266,9 @@ def records() -> Records:
 def bundle(records: Records, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle fitted on it."""
     folder = tmp_path_factory.mktemp("student") / "bundle"
-    fit(records, out=folder, portfolio=PORTFOLIO, tiers=TIERS, settings=FitSettings(alpha=0.1))
+    small, *others = PORTFOLIO.tiers
+    portfolio = Portfolio((replace(small, model=tiny_student().fingerprint), *others))
+    fit(records, out=folder, portfolio=portfolio, tiers=TIERS, settings=FitSettings(alpha=0.1))
     return folder
 
 

@@ -84,7 +84,7 @@ def test_a_cached_answer_belongs_to_its_bundle_and_its_tiers(small_router: Route
 async def test_a_tiers_own_cache_is_honoured(small_router: Router, easy: str, how: str) -> None:
     """A tier with a cache answers from it, at no cost, as it does alone; its limiter is not passed again."""
     cache = InMemoryCache()
-    small = ScriptedModel(cache=cache)
+    small = ScriptedModel(cache=cache, model_name="small-1")
     tiers = {"small": small, "medium": ScriptedModel(), "large": ScriptedModel()}
     model = RoutingChatModel(router=small_router, tiers=tiers, task="mood")
     first = await ask(model, how, easy)
@@ -196,7 +196,7 @@ def test_a_pickle_carries_its_bundle(small_bundle: Path, easy: str, tmp_path: Pa
 
     folder = tmp_path / "bundle"
     shutil.copytree(small_bundle, folder)
-    tiers = {name: ScriptedModel() for name in TIERS}
+    tiers = {name: ScriptedModel(model_name=f"{name}-1") for name in TIERS}
     model = RoutingChatModel.from_bundle(folder, tiers, task="mood")
     frozen = pickle.dumps(model)
     route = route_of(model.invoke(easy))

@@ -51,9 +51,9 @@ class BySchema(EvidenceModel):
 
 
 @pytest.fixture(scope="session")
-def tool_router(small_router: Router) -> Router:
+def tool_router(loaded_router: Router) -> Router:
     """The small router as if calib had held tool calls: every evidence model uses ``schema_valid``."""
-    scorer = small_router.scorer
+    scorer = loaded_router.scorer
     views = {}
     for view, models in scorer.models.items():
         learnt = []
@@ -62,7 +62,7 @@ def tool_router(small_router: Router) -> Router:
             own = {field.name: getattr(model, field.name) for field in fields(model)}
             learnt.append(BySchema(**{**own, "signals": ("schema_valid",)}))
         views[view] = replace(models, answers=tuple(learnt))
-    return replace(small_router, scorer=replace(scorer, models=views))
+    return replace(loaded_router, scorer=replace(scorer, models=views))
 
 
 def routing(router: Router, own: dict[str, dict[str, Any]] | None = None, **params: Any) -> Any:
