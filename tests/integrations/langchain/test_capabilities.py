@@ -128,11 +128,8 @@ async def test_an_escalation_passes_by_a_tier_that_cannot_serve(make: Make, easy
 
 def test_tools_go_to_a_tier_that_has_them(small_router: Router, easy: str) -> None:
     """Without tools at the reference tier the dearest tier that has them answers, uncertified."""
-    tiers: dict[str, Any] = {
-        "small": ProviderModel(),
-        "medium": ProviderModel(model_name="medium-1"),
-        "large": Toolless(),
-    }
+    named = {name: ProviderModel(model_name=f"{name}-1") for name in ("small", "medium")}
+    tiers: dict[str, Any] = {**named, "large": Toolless()}
     model = RoutingChatModel(router=small_router, tiers=tiers, task="mood")
     route = route_of(model.bind_tools([TOOL]).invoke(easy))
     assert (route["tier"], route["certificate"]) == ("medium", None)
