@@ -7,16 +7,22 @@ reads them back by the ``kind`` written in ``encoder.json``.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router_core.errors import BundleError, InputError
 
-__all__ = ["Encoder", "EncoderTrainer", "Examples", "Prediction", "load_encoder"]
+__all__ = ["THREADS_VARIABLE", "Encoder", "EncoderTrainer", "Examples", "Prediction", "load_encoder", "serving_threads"]
+
+THREADS_VARIABLE: Final = "ROUTENLP_THREADS"
+"""Environment variable: threads of one prediction where the caller does not say."""
+
+_MOST_THREADS: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,9 @@ class Examples:
         Quality a cheap answer may lose to the reference tier without being bad.
     tiers
         ``K`` names.
+    held_out
+        ``(text, task, subtask)`` of ungraded queries that nothing is fitted on: a trainer may check on them what its
+        export does, and nothing else.
     """
 
     text: list[str]
@@ -91,6 +100,7 @@ class Examples:
     cost: NDArray[np.float64]
     tolerance: float
     tiers: tuple[str, ...]
+    held_out: tuple[tuple[str, str, str], ...] = ()
 
     def __post_init__(self) -> None:
         shape = (len(self.text), len(self.tiers))
@@ -117,6 +127,7 @@ class Examples:
             self.cost[rows],
             self.tolerance,
             self.tiers,
+            held_out=self.held_out,
         )
 
     def passes(self) -> NDArray[np.bool_]:
@@ -139,13 +150,30 @@ class EncoderTrainer(Protocol):
         """Fit on all examples; the same examples and seed give an encoder with the same parts."""
 
 
-def load_encoder(parts: Mapping[str, bytes]) -> Encoder:
+def serving_threads(threads: int | None = None) -> int:
+    """Threads of one prediction: as asked for, else what ``ROUTENLP_THREADS`` says, else one.
+
+    Raises
+    ------
+    InputError
+        If that is not a whole number of at least 1.
+    """
+    asked = os.environ.get(THREADS_VARIABLE, "1") if threads is None else str(threads)
+    if not (asked.isascii() and asked.isdigit() and 1 <= int(asked) <= _MOST_THREADS):
+        source = THREADS_VARIABLE if threads is None else "threads"
+        raise InputError(f"{source} = {asked!r} must be a whole number from 1 to {_MOST_THREADS}.")
+    return int(asked)
+
+
+def load_encoder(parts: Mapping[str, bytes], threads: int = 1) -> Encoder:
     """Read an encoder back from the parts it was stored as.
 
     Parameters
     ----------
     parts
         File name to content; ``encoder.json`` names the kind. Parts of other owners are ignored.
+    threads
+        Threads of one prediction, where the encoder has a use for them.
 
     Raises
     ------
@@ -166,5 +194,5 @@ def load_encoder(parts: Mapping[str, bytes]) -> Encoder:
     if kind == "onnx":
         from router_core.onnx_encoder import OnnxEncoder
 
-        return OnnxEncoder.from_parts(parts)
+        return OnnxEncoder.from_parts(parts, threads)
     raise BundleError(f"The part encoder.json names the unknown encoder kind {kind!r}; update routenlp or fit again.")

@@ -92,8 +92,16 @@ class Router:
         return f"Router(bundle={self.bundle_id[:12]!r}, tiers={names}, tasks={tasks})"
 
     @classmethod
-    def load(cls, path: str | Path) -> "Router":
+    def load(cls, path: str | Path, threads: int | None = None) -> "Router":
         """Load and verify a bundle.
+
+        Parameters
+        ----------
+        path
+            Folder of the bundle.
+        threads
+            Threads of one decision of a transformer router; ``ROUTENLP_THREADS`` or one when None. A setting of the
+            process: the bundle and its id stay as they are.
 
         Raises
         ------
@@ -102,7 +110,7 @@ class Router:
         """
         from router_core.bundle import Bundle
 
-        return cls.from_bundle(Bundle.load(path))
+        return cls.from_bundle(Bundle.load(path, threads))
 
     @classmethod
     def from_bundle(cls, bundle: "Bundle") -> "Router":

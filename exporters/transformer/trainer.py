@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exporters.transformer.body import body_digest, export_body, quantise
+from exporters.transformer.body import body_digest, export_body
 from exporters.transformer.features import FeatureStore
 from exporters.transformer.fitted import FittedTransformer
 from exporters.transformer.fitting import FittedHeads, fit_heads
 from exporters.transformer.graph import Projection, RouterHead, export_head
+from exporters.transformer.int8 import probe_tokens, quantise
 from exporters.transformer.labels import group_folds
 from exporters.transformer.losses import LossWeights
 from exporters.transformer.options import TransformerOptions
@@ -121,6 +122,7 @@ class TransformerTrainer:
             "losses": asdict(weights),
             "preferences": data.preferences,
             "score_shares": used,
+            "compared_on": "tune" if examples.held_out else "train",
             "epochs": fitted.epochs,
         }
         header = OnnxHeader(
@@ -193,7 +195,8 @@ class TransformerTrainer:
             tokens = TextTokens(source.tokenizer, options.max_tokens)
             exact = export_body(source, self._layers(source), options.pooling)
             if options.quantised:
-                self._stores[digest] = (FeatureStore(quantise(exact), tokens), FeatureStore(exact, tokens))
+                small = quantise(exact, probe_tokens(tokens, source.vocabulary))
+                self._stores[digest] = (FeatureStore(small, tokens), FeatureStore(exact, tokens))
             else:
                 self._stores[digest] = (FeatureStore(exact, tokens), None)
         return self._stores[digest]
@@ -206,8 +209,9 @@ class TransformerTrainer:
 
 
 def _probes(examples: Examples) -> list[tuple[str, str, str]]:
-    """A fixed sample of the queries, by a hash of the text, so that the trainings of one fit share most of it."""
-    order = sorted(
-        range(len(examples)), key=lambda i: hashlib.sha256(examples.text[i].encode("utf-8", "replace")).digest()
-    )
-    return [(examples.text[i], examples.task[i], examples.subtask[i]) for i in order[:_PROBES]]
+    """A fixed sample of the held-out queries, else of the train queries, by a hash of the text.
+
+    Being fixed, the trainings of one fit share most of it.
+    """
+    queries = examples.held_out or tuple(zip(examples.text, examples.task, examples.subtask, strict=True))
+    return sorted(queries, key=lambda one: hashlib.sha256(one[0].encode("utf-8", "replace")).digest())[:_PROBES]

@@ -90,6 +90,7 @@ class Fitter:
             r.cost[rows],
             self.settings.tolerance,
             r.models,
+            held_out=tuple((r.prompt[i], r.task[i], r.subtask[i]) for i in self.tune.tolist()),
         )
         return self.trainer.train(examples, seed=self.settings.seed)
 

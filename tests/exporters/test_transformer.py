@@ -17,11 +17,12 @@ from bundles import PORTFOLIO, TIERS, small_records
 from tiny_encoder import MAX_TOKENS, POSITIONS, tiny_examples, tiny_options, write_folder
 
 from exporters.transformer import Preference, TransformerOptions, TransformerTrainer
-from exporters.transformer.body import Body, export_body, quantise
+from exporters.transformer.body import Body, export_body
 from exporters.transformer.features import FeatureStore, buckets, padded
 from exporters.transformer.fitted import agreement
 from exporters.transformer.graph import Projection
 from exporters.transformer.heads import RawScores
+from exporters.transformer.int8 import prepare, probe_tokens, quantise
 from exporters.transformer.labels import LabelTable, group_folds
 from exporters.transformer.losses import LossWeights, Targets, total_loss
 from exporters.transformer.source import keep_layers, load_source
@@ -202,8 +203,33 @@ def test_export_is_the_torch_encoder(folder: Path) -> None:
         wanted = Body(source.model, (1, 2), ("mean", "max")).eval()(batch, mask).numpy()
     assert served.shape == (3, 64)
     assert np.abs(served - wanted).max() < 1e-4
-    small = FeatureStore(quantise(graph), tokens).of(texts)
+    small = FeatureStore(quantise(graph, probe_tokens(tokens, source.vocabulary)), tokens).of(texts)
     assert 0 < np.abs(small - wanted).mean() < 0.1
+
+
+def test_int8_survives_a_channel_much_larger_than_the_rest(folder: Path) -> None:
+    """With an outlier channel before both feed-forward products, int8 stays near float32; unprepared it does not."""
+    source = load_source(str(folder), MAX_TOKENS)
+    with torch.no_grad():
+        for layer in source.model.encoder.layer:
+            # The same function of the next product but for a channel that is large and hardly used.
+            layer.attention.output.LayerNorm.bias[3] += 40.0
+            layer.intermediate.dense.weight[:, 3] *= 0.01
+    tokens = TextTokens(source.tokenizer, MAX_TOKENS)
+    texts = tiny_examples(20).text
+    graph, probes = export_body(source, (2,), ("mean",)), probe_tokens(tokens, source.vocabulary)
+    wanted = FeatureStore(graph, tokens).of(texts)
+    prepared, exact = prepare(graph, probes)
+    assert len(exact) == 2
+    assert np.abs(FeatureStore(prepared, tokens).of(texts) - wanted).max() < 0.02
+
+    def error(small: bytes) -> float:
+        return float(np.abs(FeatureStore(small, tokens).of(texts) - wanted).mean())
+
+    split = error(quantise(graph, probes))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("exporters.transformer.int8._OUTLIER", np.inf)
+        assert split < 0.5 * error(quantise(graph, probes))
 
 
 def test_an_int8_router_too_far_from_float32_is_refused(folder: Path) -> None:
