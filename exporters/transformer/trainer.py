@@ -130,7 +130,8 @@ class TransformerTrainer:
             source.vocabulary, store.tokens.digest(), told,
         )  # fmt: skip
         limits = (options.min_agreement, options.max_difference)
-        return FittedTransformer(header, store, exact, head, source.tokenizer, _probes(examples), limits)
+        exported = export_head(head, features.shape[1])
+        return FittedTransformer(header, store, exact, exported, source.tokenizer, _probes(examples), limits)
 
     def _head(
         self,
@@ -140,8 +141,8 @@ class TransformerTrainer:
         fold: NDArray[np.int64],
         projections: tuple[Projection, Projection],
         weights: LossWeights,
-    ) -> tuple[bytes, dict[str, float]]:
-        """Calibrate out of fold on the graded queries, and export."""
+    ) -> tuple[RouterHead, dict[str, float]]:
+        """Calibrate out of fold on the graded queries."""
         n = len(examples)
         # Fine-tuned layers have seen every fold but the first.
         rows = np.flatnonzero(fold[:n] == 0) if self.options.finetune else np.arange(n)
@@ -157,8 +158,7 @@ class TransformerTrainer:
             self.options.prior_strength,
             [name for name in SCORES if not getattr(weights, name)],
         )
-        head = RouterHead(fitted.heads, data.table, stack, *projections)
-        return export_head(head, len(projections[0].center)), stack.used
+        return RouterHead(fitted.heads, data.table, stack, *projections), stack.used
 
     def _encoder(self, texts: list[str]) -> Source:
         """The encoder before fine-tuning; loaded, cut and distilled once."""

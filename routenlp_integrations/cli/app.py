@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from routenlp_integrations.cli.bench import bench
 from routenlp_integrations.cli.calibrate import calibrate
 from routenlp_integrations.cli.demo import demo
 from routenlp_integrations.cli.evaluate import evaluate
@@ -28,6 +29,7 @@ app.command()(evaluate)
 app.command()(calibrate)
 app.command()(route)
 app.command()(inspect)
+app.command()(bench)
 app.command()(demo)
 
 
