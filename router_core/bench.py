@@ -46,7 +46,7 @@ _WORDS = (
 _LONGEST_S = 600.0
 _PROCESSES = 3
 _VISIT_S, _SHORT_S = 0.01, 0.05
-_MOST_CALLS = 50
+_MOST_CALLS, _LEAST_ROUNDS = 50, 3
 
 _CHILD = """
 import sys, time
@@ -131,7 +131,10 @@ def bench(path: str | Path, seconds: float = 8.0, progress: Progress | None = No
 
 
 def interleaved(
-    calls: Mapping[Any, Callable[[], object]], seconds: float, progress: Progress | None = None, least: int = 3
+    calls: Mapping[Any, Callable[[], object]],
+    seconds: float,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Any, list[float]]:
     """Time calls in turn, every round in another order, until the time is over; quick calls several times a turn.
 
@@ -143,8 +146,8 @@ def interleaved(
         How long to go on.
     progress
         Called with the share done.
-    least
-        Rounds even if they take longer.
+    clock
+        Gives seconds; `time.process_time` counts what this process computed, whoever else was busy meanwhile.
 
     Returns
     -------
@@ -154,19 +157,19 @@ def interleaved(
     turns, warm = {}, {}
     for name, call in calls.items():
         call()
-        wall = max(_timed(call) / 1e3, 1e-7)
+        wall = max(_timed(call, clock) / 1e3, 1e-7)
         turns[name] = min(_MOST_CALLS, max(1, int(_VISIT_S / wall)))
         # Whoever comes after another finds its weights gone from the cache, which matters to a short call.
         warm[name] = wall < _SHORT_S
     walls: dict[Any, list[float]] = {name: [] for name in calls}
     rng, names = np.random.default_rng(0), list(calls)
     began, done = time.perf_counter(), 0
-    while done < least or time.perf_counter() - began < seconds:
+    while done < _LEAST_ROUNDS or time.perf_counter() - began < seconds:
         for at in rng.permutation(len(names)).tolist():
             call = calls[names[at]]
             if warm[names[at]]:
                 call()
-            walls[names[at]] += [_timed(call) for _ in range(turns[names[at]])]
+            walls[names[at]] += [_timed(call, clock) for _ in range(turns[names[at]])]
         done += 1
         if progress is not None:
             progress("timing decisions", min(1000, round(1000 * (time.perf_counter() - began) / seconds)), 1000)
@@ -235,10 +238,10 @@ def _batches(router: Router) -> Callable[[], object]:
     return lambda: [router.decide(next(made), task) for _ in range(queries)]
 
 
-def _timed(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _timed(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    began = clock()
     call()
-    return 1e3 * (time.perf_counter() - began)
+    return 1e3 * (clock() - began)
 
 
 def _counted(rounds: range, progress: Progress | None) -> Iterator[int]:

@@ -7,7 +7,7 @@ Three things would cost most of the accuracy, and are set apart first (`prepare`
   Dettmers et al., 2022).
 - Attention is one fused operator; there part of the range moves from its input to its weights (SmoothQuant, Xiao et
   al., 2023).
-- Tokens have vectors of unlike length, so the token table gets a scale per row; the small tables stay float32.
+- Tokens have vectors of unlike length, so the token table gets a scale per row; the small tables become float16.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ _SHARE = 0.6
 """Share of the range, in logarithms, that moves from the input of attention to its weights."""
 
 _LEVELS = 127
+_FLOAT = 1
+"""ONNX's number of float32."""
+
 _PROBES, _LENGTH = 32, 62
 
 
@@ -86,7 +89,7 @@ def prepare(graph: bytes, probes: list[NDArray[np.int64]]) -> tuple[bytes, list[
     Returns
     -------
     tuple
-        The graph, which differs from the given one by the rounding of the token table only, and the names of products
+        The graph, which differs from the given one by the rounding of the tables only, and the names of products
         that must stay float32.
     """
     import onnx
@@ -95,7 +98,7 @@ def prepare(graph: bytes, probes: list[NDArray[np.int64]]) -> tuple[bytes, list[
     rewriting = _Rewriting(model)
     ranges = _ranges(model, sorted({node.input[0] for node in model.graph.node if rewriting.is_product(node)}), probes)
     for node in model.graph.node:
-        if node.op_type == "Gather" and node.input[1] == "input_ids" and node.input[0] in rewriting.weights:
+        if node.op_type == "Gather" and rewriting.is_table(node.input[0]):
             rewriting.table(node)
         elif not rewriting.is_product(node):
             rewriting.nodes.append(node)
@@ -123,6 +126,10 @@ class _Rewriting:
         """Whether a node multiplies activations with weights."""
         return node.op_type in ("MatMul", "Attention") and node.input[1] in self.weights
 
+    def is_table(self, name: str) -> bool:
+        """Whether a tensor is a table of embeddings."""
+        return name in self.weights and len(self.weights[name].dims) == 2
+
     def smooth(self, node: Any, largest: Float) -> None:
         """Move range from the input of a product to its weights."""
         strongest = np.maximum(np.abs(self._weight(node)).max(axis=1), 1e-9)
@@ -148,18 +155,24 @@ class _Rewriting:
         self.exact.append(name)
 
     def table(self, node: Any) -> None:
-        """Store the token table in int8 with a scale per row."""
+        """Store the token table in int8 with a scale per row, another one in float16."""
         from onnx import numpy_helper
 
         tensor = self.weights[node.input[0]]
         rows = numpy_helper.to_array(tensor).astype(np.float64)
+        if node.input[1] != "input_ids":
+            tensor.CopyFrom(numpy_helper.from_array(rows.astype(np.float16), tensor.name))
+            output, node.output[0] = node.output[0], f"{node.name}_half"
+            self.nodes.append(node)
+            self._add("Cast", [node.output[0]], output, to=_FLOAT)
+            return
         scale = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-9) / _LEVELS
         tensor.CopyFrom(numpy_helper.from_array(np.round(rows / scale).astype(np.int8), tensor.name))
         name, output = f"{node.name}_rows", node.output[0]
         step = self._constant(f"{name}_step", scale.astype(np.float32))
         node.output[0] = f"{name}_int8"
         self.nodes.append(node)
-        self._add("Cast", [node.output[0]], f"{name}_float", to=1)
+        self._add("Cast", [node.output[0]], f"{name}_float", to=_FLOAT)
         self._add("Gather", [step, "input_ids"], f"{name}_steps")
         self._add("Mul", [f"{name}_float", f"{name}_steps"], output)
 

@@ -241,6 +241,27 @@ def test_an_int8_router_too_far_from_float32_is_refused(folder: Path) -> None:
     assert json.loads(whole.parts()["encoder.json"])["told"]["agreement"] == {"queries": 0}
 
 
+def test_agreement_is_measured_on_held_out_queries_where_there_are_some(trainer: TransformerTrainer) -> None:
+    """Tune queries handed in with the examples are those compared; nothing is fitted on them."""
+    examples = tiny_examples(80)
+    held = tuple((f"name the letter item {i}", "letters", "short") for i in range(7))
+    plain, asked = (trainer.train(one, seed=0) for one in (examples, replace(examples, held_out=held)))
+    one, two = (json.loads(fitted.parts()["encoder.json"])["told"] for fitted in (plain, asked))
+    assert (one["compared_on"], one["agreement"]["queries"]) == ("train", 80)
+    assert (two["compared_on"], two["agreement"]["queries"]) == ("tune", 7)
+    assert plain.parts()["encoder.onnx"] == asked.parts()["encoder.onnx"]
+
+
+def test_the_float32_twin_has_the_same_heads(trainer: TransformerTrainer) -> None:
+    """Its probabilities are near but not equal, and it is served without an agreement to check."""
+    fitted = trainer.train(tiny_examples(80), seed=0)
+    exact = fitted.in_float32()
+    assert exact.in_float32() is exact
+    one, two = (which.predict("prove the sum", "sums", "long").pass_probability for which in (fitted, exact))
+    assert 0 < np.abs(one - two).max() < 0.2
+    assert np.array_equal(load_encoder(exact.parts()).predict("prove the sum", "sums", "long").pass_probability, two)
+
+
 def test_agreement_of_a_router_with_itself_is_perfect() -> None:
     """Equal probabilities agree; reversed ones do not."""
     rng = np.random.default_rng(0)
