@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["TransformerTrainer"]
 
 _PROBES = 300
+_DISTINCT = 0.99
 
 
 class TransformerTrainer:
@@ -85,9 +86,8 @@ class TransformerTrainer:
             If there are too few examples, a quality is missing, a preference names an unknown tier, or the encoder
             cannot be used.
         """
-        options = self.options
-        if len(examples) < 2 * options.heads.members:
-            least = 2 * options.heads.members
+        least = 2 * self.options.heads.members
+        if len(examples) < least:
             raise InputError(f"The transformer router needs at least {least} train queries, not {len(examples)}.")
         if not np.isfinite(examples.quality).all():
             raise InputError("The transformer router was given a query without quality; drop such queries first.")
@@ -96,6 +96,7 @@ class TransformerTrainer:
         torch.set_num_threads(1)
         data = TrainingSet.of(examples, self.preferences, self.graded)
         source = self._encoder(data.texts)
+        options = self.options
         fold = group_folds(data.texts, options.heads.members, seed)
         if options.finetune:
             from exporters.transformer.finetune import finetune
@@ -165,6 +166,7 @@ class TransformerTrainer:
         if self._source is None:
             options = self.options
             whole = load_source(self.source_name, options.max_tokens)
+            self.options = options = replace(options, max_tokens=_enough(whole, texts, options.max_tokens))
             kept = None if options.layers is None else tuple(i for i in options.layers if i < whole.layers)
             if not kept or kept == tuple(range(whole.layers)):
                 self._source = whole
@@ -206,6 +208,16 @@ class TransformerTrainer:
         if progress is None:
             return None
         return lambda done, total: progress(what, done, total)
+
+
+def _enough(source: Source, texts: list[str], least: int) -> int:
+    """Tokens to keep so that texts stay distinct: long texts may differ only in their middle, behind a shared frame."""
+    different = [*dict.fromkeys(texts)]
+    for kept in (least, 2 * least, 4 * least):
+        tokens = TextTokens(source.tokenizer, min(kept, source.positions))
+        if len({tokens.ids(text).tobytes() for text in different}) >= _DISTINCT * len(different):
+            break
+    return tokens.max_tokens
 
 
 def _probes(examples: Examples) -> list[tuple[str, str, str]]:

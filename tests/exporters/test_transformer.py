@@ -262,6 +262,19 @@ def test_the_float32_twin_has_the_same_heads(trainer: TransformerTrainer) -> Non
     assert np.array_equal(load_encoder(exact.parts()).predict("prove the sum", "sums", "long").pass_probability, two)
 
 
+def test_texts_that_differ_in_their_middle_are_told_apart(folder: Path) -> None:
+    """Where head and tail of all texts are one frame, more tokens are kept; too long a frame leaves a constant."""
+    examples = tiny_examples(60)
+    for frame, kept in ((0, 16), (9, 32), (60, POSITIONS)):
+        texts = [f"{'of ' * frame}{text}{' is' * frame}" for text in examples.text]
+        trainer = TransformerTrainer(str(folder), tiny_options(max_tokens=16, min_agreement=0.1, max_difference=1))
+        served = load_encoder(trainer.train(replace(examples, text=texts), seed=0).parts())
+        assert json.loads(served.parts()["encoder.json"])["max_tokens"] == kept
+        one, two = (served.predict(text, "sums", "long") for text in texts[:2])
+        assert np.isfinite(one.pass_probability).all()
+        assert np.array_equal(one.hidden, two.hidden) == (frame == 60)
+
+
 def test_agreement_of_a_router_with_itself_is_perfect() -> None:
     """Equal probabilities agree; reversed ones do not."""
     rng = np.random.default_rng(0)
