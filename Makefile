@@ -16,6 +16,10 @@ export OPENBLAS_NUM_THREADS ?= 1
 demo: $(STAMPS)/demo ## fit, certify and route the packaged demo data; no key, no network
 	$(BIN)/routenlp demo
 
+# Made where torch is, served where it is not.
+test test-all: export ROUTENLP_MINILM := $(CURDIR)/$(STAMPS)/minilm
+test-train: export ROUTENLP_MINILM_OUT := $(CURDIR)/$(STAMPS)/minilm
+
 test: lint $(STAMPS)/wheel test-train test-decisions ## what CI runs: static checks, all tests, the wheel, and the tests that need torch
 	$(BIN)/python -m pytest -m "not slow"
 	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest -m "not slow and not statistical" tests

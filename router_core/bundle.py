@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from router_core.arrays import dump_arrays, dump_json, load_arrays, load_json
 from router_core.claim import Certificate
-from router_core.encoder import load_encoder
+from router_core.encoder import load_encoder, serving_threads
 from router_core.errors import BundleError
 from router_core.folder import MANIFEST, check_output, parts_id, read_folder, write_folder
 from router_core.keys import KeyLedger
@@ -113,19 +113,23 @@ class Bundle:
         return Bundle.load(target)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Bundle":
+    def load(cls, path: str | Path, threads: int | None = None) -> "Bundle":
         """Read and verify a bundle, or the one in the current release of a ROOT (`router_core.release`).
+
+        `threads` is as for `Router.load`.
 
         Raises
         ------
         BundleError
             When the folder is no bundle, a file is changed, missing or extra, or the schema is newer.
+        InputError
+            When the number of threads is none.
         """
-        root = bundle_folder(path)
+        root, threads = bundle_folder(path), serving_threads(threads)
         manifest, parts = read_folder(root)
         try:
             _check_whole(root, manifest, parts)
-            return _parse(manifest, parts)
+            return _parse(manifest, parts, threads)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             if isinstance(error, BundleError):
                 raise
@@ -171,7 +175,7 @@ def earlier_keys(out: str | Path) -> KeyLedger | None:
     return Bundle.load(target).keys if (target / MANIFEST).is_file() else None
 
 
-def _parse(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Bundle:
+def _parse(manifest: Mapping[str, Any], parts: Mapping[str, bytes], threads: int) -> Bundle:
     portfolio = Portfolio.from_json(load_json("portfolio.json", parts["portfolio.json"]))
     candidate = load_json("candidate.json", parts["candidate.json"])
     subtasks = {task: tuple(names) for task, names in candidate["scopes"].items()}
@@ -189,7 +193,7 @@ def _parse(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Bundle:
     return Bundle(
         portfolio,
         scopes,
-        Scorer.from_parts(load_encoder(parts), parts),
+        Scorer.from_parts(load_encoder(parts, threads), parts),
         policies,
         certificates,
         candidate["settings"],

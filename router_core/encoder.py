@@ -7,9 +7,10 @@ reads them back by the ``kind`` written in ``encoder.json``.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,12 @@ from numpy.typing import NDArray
 from router_core.errors import BundleError, InputError
 from router_core.groups import normalise
 
-__all__ = ["Encoder", "EncoderTrainer", "Examples", "Prediction", "load_encoder"]
+__all__ = ["THREADS_VARIABLE", "Encoder", "EncoderTrainer", "Examples", "Prediction", "load_encoder", "serving_threads"]
+
+THREADS_VARIABLE: Final = "ROUTENLP_THREADS"
+"""Environment variable: threads of one prediction where the caller does not say."""
+
+_MOST_THREADS: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,9 @@ class Examples:
     group
         ``n`` names of groups, or nothing: queries of one group are one question, so that neither may help to predict
         the other out of fold. Without names, texts alike but for case and punctuation are one group.
+    held_out
+        ``(text, task, subtask)`` of ungraded queries that nothing is fitted on: a trainer may check on them what its
+        export does, and nothing else.
     """
 
     text: list[str]
@@ -96,6 +105,7 @@ class Examples:
     tolerance: float
     tiers: tuple[str, ...]
     group: list[str] = field(default_factory=list)
+    held_out: tuple[tuple[str, str, str], ...] = ()
 
     def __post_init__(self) -> None:
         shape = (len(self.text), len(self.tiers))
@@ -125,6 +135,7 @@ class Examples:
             self.tolerance,
             self.tiers,
             [self.group[i] for i in rows] if self.group else [],
+            self.held_out,
         )
 
     def groups(self) -> NDArray[np.intp]:
@@ -153,13 +164,30 @@ class EncoderTrainer(Protocol):
         """Fit on all examples; the same examples and seed give an encoder with the same parts."""
 
 
-def load_encoder(parts: Mapping[str, bytes]) -> Encoder:
+def serving_threads(threads: int | None = None) -> int:
+    """Threads of one prediction: as asked for, else what ``ROUTENLP_THREADS`` says, else one.
+
+    Raises
+    ------
+    InputError
+        If that is not a whole number of at least 1.
+    """
+    asked = os.environ.get(THREADS_VARIABLE, "1") if threads is None else str(threads)
+    if not (asked.isascii() and asked.isdigit() and 1 <= int(asked) <= _MOST_THREADS):
+        source = THREADS_VARIABLE if threads is None else "threads"
+        raise InputError(f"{source} = {asked!r} must be a whole number from 1 to {_MOST_THREADS}.")
+    return int(asked)
+
+
+def load_encoder(parts: Mapping[str, bytes], threads: int = 1) -> Encoder:
     """Read an encoder back from the parts it was stored as.
 
     Parameters
     ----------
     parts
         File name to content; ``encoder.json`` names the kind. Parts of other owners are ignored.
+    threads
+        Threads of one prediction, where the encoder has a use for them.
 
     Raises
     ------
@@ -180,9 +208,9 @@ def load_encoder(parts: Mapping[str, bytes]) -> Encoder:
     if kind == "onnx":
         from router_core.onnx_encoder import OnnxEncoder
 
-        return OnnxEncoder.from_parts(parts)
+        return OnnxEncoder.from_parts(parts, threads)
     if kind == "stack":
         from router_core.stack_encoder import StackEncoder
 
-        return StackEncoder.from_parts(parts)
+        return StackEncoder.from_parts(parts, threads)
     raise BundleError(f"The part encoder.json names the unknown encoder kind {kind!r}; update routenlp or fit again.")

@@ -1,7 +1,7 @@
 """The transformer router as served: one ONNX graph, a tokenizer, and a table of labels.
 
-The graph holds the encoder, its pooling and the heads; ``exporters.transformer`` makes it. One query at a time, one
-thread: the same code scores offline and online, so that what was certified is what is served.
+The graph holds the encoder, its pooling and the heads; ``exporters.transformer`` makes it. One query at a time: the
+same code scores offline and online, so that what was certified is what is served.
 """
 
 from __future__ import annotations
@@ -113,6 +113,9 @@ class OnnxEncoder:
         What ``encoder.json`` says.
     graph, tokenizer
         The parts ``encoder.onnx`` and ``tokenizer.json``.
+    threads
+        Threads of one prediction; how a process serves, so no part of the bundle. More than one pays only where
+        cores idle.
 
     Raises
     ------
@@ -120,13 +123,13 @@ class OnnxEncoder:
         If graph, tokenizer and header do not fit together.
     """
 
-    def __init__(self, header: OnnxHeader, graph: bytes, tokenizer: bytes) -> None:
-        self.header = header
+    def __init__(self, header: OnnxHeader, graph: bytes, tokenizer: bytes, threads: int = 1) -> None:
+        self.header, self.threads = header, threads
         self._graph, self._tokenizer = graph, tokenizer
         self.tokens = TextTokens(tokenizer, header.max_tokens)
         _check_tokens(header, self.tokens)
         self._rows = {label: row for row, label in enumerate(header.labels, start=1)}
-        self._session = open_session(graph)
+        self._session = open_session(graph, threads)
         _check_names(self._session)
         self._lock = Lock()
         self._known: OrderedDict[bytes, dict[int, Prediction]] = OrderedDict()
@@ -167,8 +170,8 @@ class OnnxEncoder:
         }
 
     @classmethod
-    def from_parts(cls, parts: Mapping[str, bytes]) -> Self:
-        """Read an encoder back.
+    def from_parts(cls, parts: Mapping[str, bytes], threads: int = 1) -> Self:
+        """Read an encoder back; see the class for `threads`.
 
         Raises
         ------
@@ -179,7 +182,7 @@ class OnnxEncoder:
             if name not in parts:
                 raise BundleError(f"The bundle has no part {name}; fit the bundle again.")
         header = OnnxHeader.from_bytes(parts["encoder.json"])
-        return cls(header, parts["encoder.onnx"], parts["tokenizer.json"])
+        return cls(header, parts["encoder.onnx"], parts["tokenizer.json"], threads)
 
     def _predict(self, ids: NDArray[np.int64], row: int) -> Prediction:
         key = ids.tobytes()
@@ -228,13 +231,17 @@ def label_row(rows: Mapping[tuple[str, str], int], task: str | None, subtask: st
     return rows.get((task, subtask or ""), rows.get((task, ""), 0))
 
 
-def open_session(graph: bytes, part: str = "encoder.onnx", again: str = "fit the bundle again") -> Any:
-    """Open an ONNX Runtime session on one thread that does not spin.
+def open_session(
+    graph: bytes, threads: int = 1, part: str = "encoder.onnx", again: str = "fit the bundle again"
+) -> Any:
+    """Open an ONNX Runtime session whose threads do not spin.
 
     Parameters
     ----------
     graph
         An ONNX model.
+    threads
+        Threads of one run.
     part, again
         For the error: the name of the part, and how to make it anew.
 
@@ -246,7 +253,7 @@ def open_session(graph: bytes, part: str = "encoder.onnx", again: str = "fit the
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3

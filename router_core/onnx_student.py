@@ -57,7 +57,7 @@ class OnnxStudent(Student):
         self.tokens = TextTokens(checkpoint.weights[TOKENIZER], spec.max_tokens, AGAIN)
         if self.tokens.digest() != spec.vocabulary_sha256:
             self._refuse(f"the vocabulary of {TOKENIZER} is not the one {GRAPH} was made for")
-        self._session = open_session(checkpoint.weights[GRAPH], GRAPH, AGAIN)
+        self._session = open_session(checkpoint.weights[GRAPH], part=GRAPH, again=AGAIN)
         self._inputs = frozenset(node.name for node in self._session.get_inputs())
         outputs = tuple(node.name for node in self._session.get_outputs())
         if not _INPUTS <= self._inputs <= _INPUTS | self.optional_inputs or outputs != _OUTPUTS:

@@ -106,13 +106,18 @@ class Router:
         return f"Router(bundle={self.bundle_id[:12]!r}, tiers={names}, tasks={tasks})"
 
     @classmethod
-    def load(cls, path: str | Path, *, watch: bool = True, validity: Validity | None = None) -> "Router":
+    def load(
+        cls, path: str | Path, *, threads: int | None = None, watch: bool = True, validity: Validity | None = None
+    ) -> "Router":
         """Load and verify a bundle, or the one in the current release of a ROOT (`router_core.release`).
 
         Parameters
         ----------
         path
             Folder of the bundle, or a ROOT.
+        threads
+            Threads of one decision of a transformer router; ``ROUTENLP_THREADS`` or one when None. A setting of the
+            process: the bundle and its id stay as they are.
         watch
             Look at the lapse file beside the bundle, at most once a second.
         validity
@@ -127,7 +132,8 @@ class Router:
 
         # Resolved once: a link or ROOT that moves on meanwhile must not pair this bundle with another's lapses.
         folder = bundle_folder(path).resolve()
-        return cls.from_bundle(Bundle.load(folder), folder=folder if watch else None, validity=validity)
+        bundle = Bundle.load(folder, threads)
+        return cls.from_bundle(bundle, folder=folder if watch else None, validity=validity)
 
     @classmethod
     def from_bundle(cls, bundle: "Bundle", *, folder: Path | None = None, validity: Validity | None = None) -> "Router":

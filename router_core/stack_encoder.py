@@ -162,8 +162,8 @@ class StackEncoder:
         return parts
 
     @classmethod
-    def from_parts(cls, parts: Mapping[str, bytes]) -> Self:
-        """Read a stack back.
+    def from_parts(cls, parts: Mapping[str, bytes], threads: int = 1) -> Self:
+        """Read a stack back, to be served on so many threads.
 
         Raises
         ------
@@ -181,7 +181,7 @@ class StackEncoder:
                 raise ValueError("its bases, hidden vector or neighbours are impossible")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BundleError(f"The part encoder.json is malformed ({error}); fit the bundle again.") from error
-        bases = [_base(parts, i, tiers) for i in range(size)]
+        bases = [_base(parts, i, tiers, threads) for i in range(size)]
         if "encoder.npz" not in parts:
             raise BundleError("The bundle has no part encoder.npz; fit the bundle again.")
         try:
@@ -201,7 +201,7 @@ class StackEncoder:
         return cls(bases, hidden, labels, weights, near)
 
 
-def _base(parts: Mapping[str, bytes], number: int, tiers: tuple[str, ...]) -> Encoder:
+def _base(parts: Mapping[str, bytes], number: int, tiers: tuple[str, ...], threads: int) -> Encoder:
     """Read one base; a stack in a stack, which nobody makes, could be nested without end."""
     prefix = f"base{number}."
     mine = {name.removeprefix(prefix): content for name, content in parts.items() if name.startswith(prefix)}
@@ -209,7 +209,7 @@ def _base(parts: Mapping[str, bytes], number: int, tiers: tuple[str, ...]) -> En
         kind = json.loads(mine["encoder.json"])["kind"] if "encoder.json" in mine else None
         if kind == "stack":
             raise BundleError("a stack holds no stack; fit the bundle again.")
-        base = load_encoder(mine)
+        base = load_encoder(mine, threads)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"Of the stacked encoder, the parts {prefix}* are malformed: {error}") from error
     if base.tiers != tiers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +97,26 @@ def small_records(seed: int = 0) -> Records:
         completion_tokens=tokens[1],
         source="small_records",
     )
+
+
+def rows_of(records: Records) -> list[dict[str, Any]]:
+    """Records of `TIERS` as rows of a records file."""
+    return [
+        {
+            "query_id": records.query_id[i],
+            "task": records.task[i],
+            "prompt": records.prompt[i],
+            "model": name,
+            "response": records.response[i][m],
+            "quality": float(records.quality[i, m]),
+            "prompt_tokens": int(records.prompt_tokens[i, m]),
+            "completion_tokens": int(records.completion_tokens[i, m]),
+            "cost_usd": float(records.cost[i, m]),
+            "split": records.split[i],
+        }
+        for i in range(len(records))
+        for m, name in enumerate(TIERS)
+    ]
 
 
 def fit_small(out: Path, seed: int = 0) -> Bundle:

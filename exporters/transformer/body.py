@@ -1,10 +1,9 @@
-"""The encoder with its pooling: token ids in, pooled features out; as a fused, quantised ONNX graph."""
+"""The encoder with its pooling: token ids in, pooled features out; as a fused ONNX graph."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from exporters.transformer.source import Source
 
-__all__ = ["Body", "body_digest", "export_body", "quantise"]
+__all__ = ["Body", "body_digest", "export_body"]
 
 OPSET = 17
 _FAR = 1e4
@@ -64,7 +63,8 @@ def export_body(source: Source, layers: tuple[int, ...], pooling: tuple[str, ...
     """Export the encoder with its pooling, fused for ONNX Runtime, in float32.
 
     TorchScript export: ONNX Runtime's optimizer finds the attention only in that graph, not in the dynamo exporter's;
-    optimum exports the encoder without our pooling, so it has no place here.
+    optimum exports the encoder without our pooling, so it has no place here. The embeddings stay apart: fused, their
+    tables could not be stored in int8 row by row.
     """
     from onnxruntime.transformers import optimizer
     from onnxruntime.transformers.fusion_options import FusionOptions
@@ -82,6 +82,7 @@ def export_body(source: Source, layers: tuple[int, ...], pooling: tuple[str, ...
             {"features": {0: "b"}},
         )
         options = FusionOptions("bert")
+        options.enable_embed_layer_norm = False
         found = optimizer.optimize_model(
             str(raw), model_type="bert", num_heads=source.heads, hidden_size=source.width, opt_level=0,
             optimization_options=options,
@@ -104,26 +105,3 @@ def export_torchscript(
             module, example, str(target) if isinstance(target, Path) else target, input_names=[*inputs],
             output_names=[*outputs], dynamo=False, opset_version=OPSET, dynamic_axes={**inputs, **outputs},
         )  # fmt: skip
-
-
-def quantise(graph: bytes) -> bytes:
-    """Quantise weights to int8 per channel, activations dynamically.
-
-    Without ``DefaultTensorType`` the quantiser refuses fused operators, whose output types it cannot infer.
-    """
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        source.write_bytes(graph)
-        before = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # it asks for a preparation that fused graphs do not pass
-        try:
-            quantize_dynamic(
-                source, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=False,
-                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-            )  # fmt: skip
-        finally:
-            logging.disable(before)
-        return target.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -92,6 +93,14 @@ class FittedTransformer:
             self._check(served)
             self._parts = served.parts()
         return dict(self._parts)
+
+    def in_float32(self) -> FittedTransformer:
+        """The same router, to the weight, with an encoder that was not quantised; itself where it never was."""
+        if self._exact is None:
+            return self
+        other = copy(self)
+        other._store, other._exact, other._parts = self._exact, None, None
+        return other
 
     def _run(self, features: NDArray[np.float32], row: int) -> Prediction:
         feed = {"features": features, "label": np.array([row], dtype=np.int64)}

@@ -18,6 +18,8 @@ from exporters.transformer.stacking import Stack
 __all__ = ["Projection", "RouterHead", "export_head", "merge"]
 
 _SURE = 1e-6
+_CONSTANT = 1e-4
+"""Spread below which a feature is rounding noise."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,11 @@ class Projection:
 
     @classmethod
     def of(cls, features: NDArray[np.float32], size: int, columns: slice = slice(None)) -> Projection:
-        """Find the components of some columns of the features."""
+        """Find the components of some columns of the features; those that hardly vary count for nothing."""
         center = np.zeros(features.shape[1])
         center[columns] = features[:, columns].mean(axis=0, dtype=np.float64)
-        scale = features[:, columns].std(axis=0, dtype=np.float64) + 1e-6
+        scale = features[:, columns].std(axis=0, dtype=np.float64)
+        scale = np.where(scale < _CONSTANT, np.inf, scale)
         z = (features[:, columns] - center[columns]) / scale
         _, vectors = np.linalg.eigh(z.T @ z)
         vectors = vectors[:, ::-1][:, : min(size, z.shape[1])]

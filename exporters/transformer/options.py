@@ -24,7 +24,7 @@ class TransformerOptions:
     pooling
         How tokens are pooled: "mean", and "max" behind it.
     max_tokens
-        Tokens kept of a text: head and tail.
+        Tokens kept of a text: head and tail. Twice or four times as many where train texts would not stay distinct.
     components, hidden
         Principal components the heads see, and those handed on as the hidden vector.
     heads, losses

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exporters.transformer.body import body_digest, export_body, quantise
+from exporters.transformer.body import body_digest, export_body
 from exporters.transformer.features import FeatureStore
 from exporters.transformer.fitted import FittedTransformer
 from exporters.transformer.fitting import FittedHeads, fit_heads
 from exporters.transformer.graph import Projection, RouterHead, export_head
+from exporters.transformer.int8 import probe_tokens, quantise
 from exporters.transformer.labels import group_folds
 from exporters.transformer.losses import LossWeights
 from exporters.transformer.options import TransformerOptions
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["TransformerTrainer"]
 
 _PROBES = 300
+_DISTINCT = 0.99
 
 
 class TransformerTrainer:
@@ -87,9 +89,8 @@ class TransformerTrainer:
             If there are too few examples, a quality is missing, a preference names an unknown tier, or the encoder
             cannot be used.
         """
-        options = self.options
-        if len(examples) < 2 * options.heads.members:
-            least = 2 * options.heads.members
+        least = 2 * self.options.heads.members
+        if len(examples) < least:
             raise InputError(f"The transformer router needs at least {least} train queries, not {len(examples)}.")
         if not np.isfinite(examples.quality).all():
             raise InputError("The transformer router was given a query without quality; drop such queries first.")
@@ -98,6 +99,7 @@ class TransformerTrainer:
         torch.set_num_threads(1)
         data = TrainingSet.of(examples, self.preferences, self.graded)
         source = self._encoder(data.texts)
+        options = self.options
         fold = group_folds(data.texts, options.heads.members, seed)
         if options.finetune:
             from exporters.transformer.finetune import finetune
@@ -124,6 +126,7 @@ class TransformerTrainer:
             "losses": asdict(weights),
             "preferences": data.preferences,
             "score_shares": used,
+            "compared_on": "tune" if examples.held_out else "train",
             "epochs": fitted.epochs,
         }
         header = OnnxHeader(
@@ -131,7 +134,8 @@ class TransformerTrainer:
             source.vocabulary, store.tokens.digest(), told,
         )  # fmt: skip
         limits = (options.min_agreement, options.max_difference)
-        return FittedTransformer(header, store, exact, head, source.tokenizer, _probes(examples), limits)
+        exported = export_head(head, features.shape[1])
+        return FittedTransformer(header, store, exact, exported, source.tokenizer, _probes(examples), limits)
 
     def _head(
         self,
@@ -141,8 +145,8 @@ class TransformerTrainer:
         fold: NDArray[np.int64],
         projections: tuple[Projection, Projection],
         weights: LossWeights,
-    ) -> tuple[bytes, dict[str, float]]:
-        """Calibrate out of fold on the graded queries, and export."""
+    ) -> tuple[RouterHead, dict[str, float]]:
+        """Calibrate out of fold on the graded queries."""
         n = len(examples)
         # Fine-tuned layers have seen every fold but the first.
         rows = np.flatnonzero(fold[:n] == 0) if self.options.finetune else np.arange(n)
@@ -158,14 +162,14 @@ class TransformerTrainer:
             self.options.prior_strength,
             [name for name in SCORES if not getattr(weights, name)],
         )
-        head = RouterHead(fitted.heads, data.table, stack, *projections)
-        return export_head(head, len(projections[0].center)), stack.used
+        return RouterHead(fitted.heads, data.table, stack, *projections), stack.used
 
     def _encoder(self, texts: list[str]) -> Source:
         """The encoder before fine-tuning; loaded, cut and distilled once."""
         if self._source is None:
             options = self.options
             whole = load_source(self.source_name, options.max_tokens)
+            self.options = options = replace(options, max_tokens=_enough(whole, texts, options.max_tokens))
             kept = None if options.layers is None else tuple(i for i in options.layers if i < whole.layers)
             if not kept or kept == tuple(range(whole.layers)):
                 self._source = whole
@@ -196,7 +200,8 @@ class TransformerTrainer:
             tokens = TextTokens(source.tokenizer, options.max_tokens)
             exact = export_body(source, self._layers(source), options.pooling)
             if options.quantised:
-                self._stores[digest] = (FeatureStore(quantise(exact), tokens), FeatureStore(exact, tokens))
+                small = quantise(exact, probe_tokens(tokens, source.vocabulary))
+                self._stores[digest] = (FeatureStore(small, tokens), FeatureStore(exact, tokens))
             else:
                 self._stores[digest] = (FeatureStore(exact, tokens), None)
         return self._stores[digest]
@@ -208,9 +213,20 @@ class TransformerTrainer:
         return lambda done, total: progress(what, done, total)
 
 
+def _enough(source: Source, texts: list[str], least: int) -> int:
+    """Tokens to keep so that texts stay distinct: long texts may differ only in their middle, behind a shared frame."""
+    different = [*dict.fromkeys(texts)]
+    for kept in (least, 2 * least, 4 * least):
+        tokens = TextTokens(source.tokenizer, min(kept, source.positions))
+        if len({tokens.ids(text).tobytes() for text in different}) >= _DISTINCT * len(different):
+            break
+    return tokens.max_tokens
+
+
 def _probes(examples: Examples) -> list[tuple[str, str, str]]:
-    """A fixed sample of the queries, by a hash of the text, so that the trainings of one fit share most of it."""
-    order = sorted(
-        range(len(examples)), key=lambda i: hashlib.sha256(examples.text[i].encode("utf-8", "replace")).digest()
-    )
-    return [(examples.text[i], examples.task[i], examples.subtask[i]) for i in order[:_PROBES]]
+    """A fixed sample of the held-out queries, else of the train queries, by a hash of the text.
+
+    Being fixed, the trainings of one fit share most of it.
+    """
+    queries = examples.held_out or tuple(zip(examples.text, examples.task, examples.subtask, strict=True))
+    return sorted(queries, key=lambda one: hashlib.sha256(one[0].encode("utf-8", "replace")).digest())[:_PROBES]

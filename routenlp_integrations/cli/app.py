@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from routenlp_integrations.cli.bench import bench
 from routenlp_integrations.cli.calibrate import calibrate
 from routenlp_integrations.cli.collect import collect
 from routenlp_integrations.cli.demo import demo
@@ -30,6 +31,7 @@ app.command()(evaluate)
 app.command()(calibrate)
 app.command()(route)
 app.command()(inspect)
+app.command()(bench)
 app.command()(watch)
 app.command()(collect)
 app.command()(demo)

@@ -104,6 +104,7 @@ class Fitter:
             self.settings.tolerance,
             r.models,
             [r.group[i] for i in at],
+            tuple((r.prompt[i], r.task[i], r.subtask[i]) for i in self.tune.tolist()),
         )
         return self.trainer.train(examples, seed=self.settings.seed)
 

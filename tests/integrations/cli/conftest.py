@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from bundles import TIERS, small_records
+from bundles import rows_of, small_records
 
 import router_core
 from routenlp_integrations.cli import main
@@ -45,7 +45,7 @@ Rows = list[dict[str, Any]]
 @pytest.fixture
 def small_rows() -> Rows:
     """`bundles.small_records` as rows of a records file, to be changed at will."""
-    return _rows()
+    return rows_of(small_records())
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def write_rows() -> Callable[[Path, Rows], Path]:
 @pytest.fixture(scope="session")
 def records_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`bundles.small_records` as a JSON-lines file."""
-    return _write(tmp_path_factory.mktemp("records") / "small.jsonl", _rows())
+    return _write(tmp_path_factory.mktemp("records") / "small.jsonl", rows_of(small_records()))
 
 
 @pytest.fixture
@@ -72,26 +72,6 @@ def shell(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=300)  # noqa: S603 - our own words
 
     return call
-
-
-def _rows() -> Rows:
-    records = small_records()
-    return [
-        {
-            "query_id": records.query_id[i],
-            "task": records.task[i],
-            "prompt": records.prompt[i],
-            "model": name,
-            "response": records.response[i][m],
-            "quality": float(records.quality[i, m]),
-            "prompt_tokens": int(records.prompt_tokens[i, m]),
-            "completion_tokens": int(records.completion_tokens[i, m]),
-            "cost_usd": float(records.cost[i, m]),
-            "split": records.split[i],
-        }
-        for i in range(len(records))
-        for m, name in enumerate(TIERS)
-    ]
 
 
 def _write(path: Path, rows: Rows) -> Path:
