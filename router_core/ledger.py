@@ -114,7 +114,7 @@ class Ledger:
         route: Route,
         *,
         text: str | None = None,
-        id: str | None = None,  # noqa: A002 - the column's name
+        id: str | None = None,
         answers: Mapping[str, Answer] | None = None,
         models: Mapping[str, str] | None = None,
         reference: str | None = None,
@@ -192,7 +192,7 @@ class Ledger:
         self._writer.put(entry)
         return name
 
-    def feedback(self, id: str, kind: str, value: float | None = None, text: str | None = None) -> None:  # noqa: A002
+    def feedback(self, id: str, kind: str, value: float | None = None, text: str | None = None) -> None:
         """Queue what became known of a route later.
 
         Parameters
@@ -221,11 +221,34 @@ class Ledger:
         self._writer.put(FeedbackEntry(new_id(), id, time.time(), kind, told, self.kept(text)))
 
     def audited(
-        self, id: str, value: float | None, text: str | None, attempts: tuple[AttemptEntry, ...], **more: Any  # noqa: A002
+        self,
+        id: str,
+        attempts: tuple[AttemptEntry, ...],
+        *,
+        position: int,
+        quality: Mapping[str, float],
+        value: float | None,
+        text: str | None,
     ) -> None:
-        """Queue what an audit brought; for `router_core.audits`."""
+        """Queue what an audit brought; see `router_core.audits.Auditor`, which calls this.
+
+        Parameters
+        ----------
+        id
+            Of the route.
+        attempts
+            Calls the audit made, stored from `position` on.
+        position
+            How many attempts the route itself had.
+        quality
+            Grades by tier.
+        value
+            Grade of the served answer, None when the audit failed.
+        text
+            The reference tier's answer, or why the audit failed.
+        """
         told = FeedbackEntry(f"audit-{id}", id, time.time(), "audit", value, self.kept(text))
-        self._writer.put(AuditEntry(more["position"], attempts, more["quality"], told))
+        self._writer.put(AuditEntry(position, attempts, quality, told))
 
     def attempt(
         self,
@@ -266,10 +289,9 @@ class Ledger:
         if self._redact is None:
             return text
         try:
-            told = self._redact(text)
+            told: object = self._redact(text)
         except Exception:
-            self._unredacted += 1
-            return None
+            told = None
         if isinstance(told, str):
             return told
         self._unredacted += 1

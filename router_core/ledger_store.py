@@ -180,4 +180,3 @@ def retire(connection: Connection, before: float) -> int:
             connection.commit()
             gone += len(found)
     return gone
-

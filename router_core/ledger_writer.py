@@ -188,7 +188,7 @@ class Writer:
         why = f" ({self.trouble})" if self.trouble else ""
         with contextlib.suppress(Warning):
             warnings.warn(
-                f"the ledger dropped {new} entries, {dropped} in all: {self._store.address.shown} does not keep up{why}",
+                f"the ledger dropped {new} entries, {dropped} in all, for {self._store.address.shown}{why}",
                 RuntimeWarning,
                 stacklevel=1,
             )

@@ -1,4 +1,4 @@
-"""The command line: ``routenlp fit | evaluate | calibrate | route | inspect | demo``."""
+"""The command line: ``routenlp fit | evaluate | calibrate | route | inspect | demo | ledger``."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from routenlp_integrations.cli.demo import demo
 from routenlp_integrations.cli.evaluate import evaluate
 from routenlp_integrations.cli.fit import fit
 from routenlp_integrations.cli.inspect import inspect
+from routenlp_integrations.cli.ledger import ledger
 from routenlp_integrations.cli.route import route
 
 __all__ = ["app"]
@@ -29,6 +30,7 @@ app.command()(calibrate)
 app.command()(route)
 app.command()(inspect)
 app.command()(demo)
+app.add_typer(ledger, name="ledger")
 
 
 def _version(shown: bool) -> None:
