@@ -80,7 +80,7 @@ def estimate_risk(
         raise InputError("audits need probabilities above 0 and at most 1, and labels 0 or 1")
     lowest = float(chances.min())
     kept = np.array([fair(name, chance, lowest) for name, chance in zip(ids, chances.tolist(), strict=True)])
-    low, high = clopper_pearson(int(labels[kept].sum()), int(kept.sum()), level) if kept.any() else (0.0, 1.0)
+    low, high = clopper_pearson(int(labels[kept].sum()), int(kept.sum()), level)
     return AuditEstimate(
         float((labels / chances).sum() / total), (float(low), float(high)), len(ids), int(kept.sum()), total
     )
