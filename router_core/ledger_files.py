@@ -181,7 +181,7 @@ def _checked(told: Mapping[str, Any], place: str) -> Rows:
     """The rows of one line; what this version does not know is left out."""
     if "kind" in told:
         return {"routes": [], "attempts": [], "graded": [], "feedback": [_outcome(told, place)]}
-    if not isinstance(told.get("attempts"), list):
+    if not isinstance(told.get("attempts"), (list, tuple)):
         raise InputError(f"{place} is neither a route (it has no attempts) nor feedback (it has no kind)")
     route = _row(told, LoggedRoute, place)
     hidden = route["hidden"]
