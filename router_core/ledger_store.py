@@ -141,7 +141,8 @@ def insert_rows(connection: Connection, rows: Rows) -> int:
     all_tables, new = tables(), 0
     for name in ("routes", "attempts", "feedback"):
         if rows.get(name):
-            done = connection.execute(insert(getattr(all_tables, name)).on_conflict_do_nothing(), rows[name])
+            add = insert(getattr(all_tables, name)).on_conflict_do_nothing()
+            done = connection.execute(add, rows[name], execution_options={"preserve_rowcount": True})
             new += max(done.rowcount, 0)
     if rows.get("graded"):
         attempts = all_tables.attempts
