@@ -319,6 +319,11 @@ class Ledger:
         """Entries this process lost: the queue was full, or the database will never take them."""
         return self._writer.dropped
 
+    @property
+    def queued(self) -> int:
+        """Entries that wait in this process."""
+        return self._writer.queued
+
     def stats(self) -> dict[str, Any]:
         """What the database holds (`ledger_stats`) and, under ``"writer"``, how this process's queue fares.
 
