@@ -102,6 +102,7 @@ class Ledger:
         self._retention_s = None if retention_days is None else retention_days * _DAY_S
         self._retired_at = -math.inf
         self._unredacted = 0
+        self._unfit = ""
         self._store = Store(self._address)
         self._writer = Writer(self._store, queue, self._retire)
         flush_at_exit(self)
@@ -155,6 +156,40 @@ class Ledger:
             The id, for `feedback`.
         """
         name = id or (audit.id if audit is not None else new_id())
+        try:
+            entry = self._entry(
+                name,
+                route,
+                text,
+                answers,
+                models,
+                reference,
+                conversation,
+                hidden,
+                audit,
+                time.time() if at is None else at,
+            )
+        except Exception as error:
+            # An answer that is unlike any other must not cost the user the answer.
+            self._unfit = type(error).__name__
+            self._writer.refuse()
+            return name
+        self._writer.put(entry)
+        return name
+
+    def _entry(
+        self,
+        name: str,
+        route: Route,
+        text: str | None,
+        answers: Mapping[str, Answer] | None,
+        models: Mapping[str, str] | None,
+        reference: str | None,
+        conversation: str | None,
+        hidden: NDArray[np.floating[Any]] | None,
+        audit: AuditDecision | None,
+        at: float,
+    ) -> RouteEntry:
         served = {route.tier: route.answer} if answers is None else answers
         attempts = tuple(
             self.attempt(
@@ -169,9 +204,9 @@ class Ledger:
             )
             for attempt in route.attempts
         )
-        entry = RouteEntry(
+        return RouteEntry(
             id=name,
-            at=time.time() if at is None else at,
+            at=at,
             task=route.task,
             scope=route.scope,
             policy=route.policy,
@@ -189,8 +224,6 @@ class Ledger:
             hidden=hidden.astype("<f4").tobytes() if hidden is not None and self.store_text else None,
             attempts=attempts,
         )
-        self._writer.put(entry)
-        return name
 
     def feedback(self, id: str, kind: str, value: float | None = None, text: str | None = None) -> None:
         """Queue what became known of a route later.
@@ -328,7 +361,7 @@ class Ledger:
         """What the database holds (`ledger_stats`) and, under ``"writer"``, how this process's queue fares.
 
         ``"writer"``: ``written``, ``queued``, ``dropped``, ``unredacted`` (texts lost to a failing redaction) and
-        ``trouble`` (the database's last complaint, empty when all is well).
+        ``trouble`` (the database's complaint, or the error that a route raised; empty when all is well).
 
         Raises
         ------
@@ -343,7 +376,7 @@ class Ledger:
             "queued": self._writer.queued,
             "dropped": self._writer.dropped,
             "unredacted": self._unredacted,
-            "trouble": self._writer.trouble,
+            "trouble": self._writer.trouble or self._unfit,
         }
         return told
 

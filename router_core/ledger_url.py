@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -103,6 +102,8 @@ class Address:
         InputError
             When the SQLite file, or with `create` its folder, does not exist.
         """
+        import sqlite3
+
         from sqlalchemy import create_engine
         from sqlalchemy.pool import NullPool
 

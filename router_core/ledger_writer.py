@@ -87,11 +87,15 @@ class Writer:
     def put(self, entry: Entry) -> bool:
         """Queue an entry; False when it was dropped. Never waits, never raises."""
         if self._queue.qsize() >= self._limit or (self._thread is None and not self._begin()):
-            with self._lock:
-                self._refused += 1
+            self.refuse()
             return False
         self._queue.put(entry)
         return True
+
+    def refuse(self) -> None:
+        """Count an entry that was dropped before it was queued."""
+        with self._lock:
+            self._refused += 1
 
     def flush(self, timeout: float | None) -> bool:
         """Wait until everything put before by this thread is stored; False when that took too long.

@@ -223,6 +223,14 @@ def test_an_entry_no_column_takes_goes_alone(tmp_path: Path, ledger: Ledger) -> 
     assert look(tmp_path / "ledger.db", "SELECT count(*) FROM routenlp_routes") == [(2,)]
 
 
+def test_a_route_unlike_any_other_is_dropped_not_raised(ledger: Ledger) -> None:
+    """Whatever a caller hands in, appending counts it and returns."""
+    assert ledger.append(None, text="x")  # type: ignore[arg-type]
+    assert ledger.append(accepted(), answers={"small": "no answer"})  # type: ignore[dict-item]
+    assert ledger.dropped == 2
+    assert ledger.stats()["writer"]["trouble"] == "AttributeError"
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte; skips where none can be mounted."""
