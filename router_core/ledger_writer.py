@@ -63,6 +63,7 @@ class Writer:
         self._queue: queue.SimpleQueue[Entry | _Mark] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._last: threading.Thread | None = None
         self._give_up = threading.Event()
         self._refused = self._lost = self._told = 0
         self._told_at = -_REPORT_S
@@ -125,16 +126,20 @@ class Writer:
     def _begin(self) -> bool:
         with self._lock:
             if self._thread is None:
-                self._give_up.clear()
-                thread = threading.Thread(target=self._run, name="routenlp-ledger", daemon=True)
+                self._give_up = threading.Event()
+                given = self._last, self._give_up
+                thread = threading.Thread(target=self._run, args=given, name="routenlp-ledger", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:  # the interpreter is going down
                     return False
-                self._thread = thread
+                self._thread = self._last = thread
         return True
 
-    def _run(self) -> None:
+    def _run(self, earlier: threading.Thread | None, give_up: threading.Event) -> None:
+        if earlier is not None:
+            # One that was told to give up may still hang in the database; the store serves one thread.
+            earlier.join()
         waiting, stop = self._queue, False
         while not stop:
             items = []
@@ -147,20 +152,20 @@ class Writer:
                 while items and len(items) < _BATCH:
                     items.append(waiting.get_nowait())
             entries = [item for item in items if not isinstance(item, _Mark)]
-            stored = not entries or self._keep(entries)
+            stored = not entries or self._keep(entries, give_up)
             for item in items:
                 if isinstance(item, _Mark):
                     stop |= item.stop
                     if stored:
                         item.done.set()
-            stop |= self._give_up.is_set()
+            stop |= give_up.is_set()
             self._report()
             if not stop:
                 with contextlib.suppress(Exception):
                     self._chore()
         self._store.close()
 
-    def _keep(self, entries: list[Entry]) -> bool:
+    def _keep(self, entries: list[Entry], give_up: threading.Event) -> bool:
         """Store a batch, however long it takes; False when told to give up."""
         pause = _PAUSES_S[0]
         while True:
@@ -174,7 +179,7 @@ class Writer:
                 self.written += len(entries) - lost
                 return True
             self._report()
-            if self._give_up.wait(pause):
+            if give_up.wait(pause):
                 with contextlib.suppress(queue.Empty):
                     while True:
                         if not isinstance(item := self._queue.get_nowait(), _Mark):
