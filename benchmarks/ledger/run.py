@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sqlite3
 import subprocess
 import sys
@@ -170,7 +169,10 @@ def measure(path: str, name: str) -> None:
     began = time.perf_counter()
     WORK[name](LedgerReader(f"sqlite:///{path}"))
     seconds = time.perf_counter() - began
-    print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "seconds": seconds}))
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    print(json.dumps({"peak_mb": peak / 1024, "seconds": seconds}))
 
 
 def memory(path: Path) -> dict[str, Any]:
@@ -209,7 +211,7 @@ def tables(found: dict[str, Any]) -> str:
         f"| --- | {' | '.join('---' for _ in next(iter(found['memory'].values())))} |",
     ]
     for routes, jobs in found["memory"].items():
-        cells = " | ".join(f"{job['peak_mb']:.0f} ({job['seconds']:.1f})" for job in jobs.values())
+        cells = " | ".join(f"{job['peak_mb']:.1f} ({job['seconds']:.1f})" for job in jobs.values())
         lines.append(f"| {int(routes):,} routes | {cells} |")
     lines += ["", f"{found['cpu']}, {os.cpu_count()} cores, load {found['load'][0]:.1f}."]
     return "\n".join(lines)
