@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 WHEEL_VENV := .venv-wheel
 TRAIN_VENV := .venv-train
+DECISIONS_VENV := .venv-decisions
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STAMPS := .stamps
@@ -10,21 +11,28 @@ STAMPS := .stamps
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all test-train lint clean
+.PHONY: demo test test-all test-train test-decisions lint clean
 
 demo: $(STAMPS)/demo ## fit, certify and route the packaged demo data; no key, no network
 	$(BIN)/routenlp demo
 
-test: lint $(STAMPS)/wheel test-train ## what CI runs: static checks, all tests, the wheel, and the tests that need torch
+test: lint $(STAMPS)/wheel test-train test-decisions ## what CI runs: static checks, all tests, the wheel, and the tests that need torch
 	$(BIN)/python -m pytest -m "not slow"
 	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest -m "not slow and not statistical" tests
 
-test-all: lint $(STAMPS)/wheel test-train ## `make test` and everything slow
+test-all: lint $(STAMPS)/wheel test-train test-decisions ## `make test` and everything slow
 	$(BIN)/python -m pytest
 	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest tests
 
 test-train: $(STAMPS)/train ## the transformer router, in an environment with torch
 	$(TRAIN_VENV)/bin/python -m pytest tests/exporters tests/router_core/test_onnx_encoder.py
+
+test-decisions: $(STAMPS)/decisions $(STAMPS)/test ## LangChain's decision models, on langchain-core 1.8
+	rm -rf $(STAMPS)/small-bundle
+	cd tests && ../$(BIN)/python -c "import pathlib, sys, bundles; bundles.fit_small(pathlib.Path(sys.argv[1]))" ../$(STAMPS)/small-bundle
+	ROUTENLP_SMALL_BUNDLE=$(CURDIR)/$(STAMPS)/small-bundle $(DECISIONS_VENV)/bin/python -m pytest \
+		tests/integrations/langchain/test_decision.py tests/integrations/langchain/test_decision_missing.py \
+		tests/integrations/langchain/test_middleware.py
 
 lint: $(STAMPS)/test ## ruff, mypy strict, import walls
 	$(BIN)/ruff check .
@@ -51,6 +59,12 @@ $(STAMPS)/train: pyproject.toml constraints-train.txt
 		-e '.[train]' pytest pytest-asyncio pytest-socket hypothesis
 	@mkdir -p $(STAMPS) && touch $@
 
+# langchain-core 1.8 cannot be resolved beside the rest: the whole set is pinned and nothing is resolved.
+$(STAMPS)/decisions: pyproject.toml constraints-decisions.txt
+	test -x $(DECISIONS_VENV)/bin/python || $(PYTHON) -m venv $(DECISIONS_VENV)
+	$(DECISIONS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-decisions.txt -e .
+	@mkdir -p $(STAMPS) && touch $@
+
 # The wheel is tested outside the checkout, so that nothing but the installed files can be imported.
 $(STAMPS)/wheel: $(STAMPS)/test $(shell git ls-files router_core routenlp_integrations exporters routenlp tests 2>/dev/null)
 	rm -rf $(STAMPS)/dist $(STAMPS)/wheel-run
@@ -63,4 +77,4 @@ $(STAMPS)/wheel: $(STAMPS)/test $(shell git ls-files router_core routenlp_integr
 	touch $@
 
 clean: ## remove everything make made
-	rm -rf $(VENV) $(WHEEL_VENV) $(TRAIN_VENV) $(STAMPS) .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(WHEEL_VENV) $(TRAIN_VENV) $(DECISIONS_VENV) $(STAMPS) .mypy_cache .ruff_cache .hypothesis

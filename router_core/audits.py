@@ -50,7 +50,7 @@ class AuditPlan:
     window_s
         Length of a window in seconds; a day.
     grade
-        Quality of an answer given the reference tier's: ``"exact"``, ``"f1"``, ``"agree_with_reference"``, a function
+        Quality of an answer given the reference tier's: the name of a metric (`router_core.metrics`), a function
         (answer, reference answer) -> [0, 1], or one of these by task.
     seed
         Of the choice.

@@ -1,5 +1,6 @@
 """The bundle: one versioned, hashed folder that holds everything a router needs and what was shown of it."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -48,8 +49,13 @@ class Bundle:
         Hashes of the keys used.
     report
         What a reader wants to know: drops, splits, choices, cost basis.
+    measured
+        What a clock said while the bundle was made; it stands in the manifest, outside the id, which must not depend on
+        how busy the machine was.
     id
         Hash of all parts; empty until written or loaded.
+    certified_at
+        When it was first written, seconds since 1970; in the manifest, no part of the id. None for older bundles.
     """
 
     portfolio: Portfolio
@@ -62,6 +68,8 @@ class Bundle:
     keys: KeyLedger
     report: Mapping[str, Any]
     id: str = field(default="")
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    certified_at: float | None = None
 
     def candidate_parts(self) -> dict[str, bytes]:
         """The parts frozen before calib is read."""
@@ -97,7 +105,9 @@ class Bundle:
             "id": parts_id(parts),
             "versions": _versions(),
             "route_text": ROUTE_TEXT_VERSION,
+            "certified_at": self.certified_at or round(time.time(), 3),
             "fingerprints": {tier.name: tier.model or tier.name for tier in self.portfolio.tiers},
+            "measured": dict(self.measured),
         }
         write_folder(target, manifest, parts)
         return Bundle.load(target)
@@ -187,6 +197,8 @@ def _parse(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Bundle:
         KeyLedger(**load_arrays("keys.npz", parts["keys.npz"])),
         load_json("report.json", parts["report.json"]),
         manifest["id"],
+        manifest.get("measured", {}),
+        manifest.get("certified_at"),
     )
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router_core.errors import BundleError, InputError
+from router_core.groups import normalise
 
 __all__ = ["Encoder", "EncoderTrainer", "Examples", "Prediction", "load_encoder"]
 
@@ -82,6 +83,9 @@ class Examples:
         Quality a cheap answer may lose to the reference tier without being bad.
     tiers
         ``K`` names.
+    group
+        ``n`` names of groups, or nothing: queries of one group are one question, so that neither may help to predict
+        the other out of fold. Without names, texts alike but for case and punctuation are one group.
     """
 
     text: list[str]
@@ -91,11 +95,14 @@ class Examples:
     cost: NDArray[np.float64]
     tolerance: float
     tiers: tuple[str, ...]
+    group: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         shape = (len(self.text), len(self.tiers))
         if len(self.task) != shape[0] or len(self.subtask) != shape[0]:
             raise InputError(f"Examples need one task and one subtask for each of {shape[0]} texts.")
+        if self.group and len(self.group) != shape[0]:
+            raise InputError(f"Examples need one group for each of {shape[0]} texts, or none at all.")
         if self.quality.shape != shape or self.cost.shape != shape:
             raise InputError(
                 f"Examples need quality and cost of shape {shape}; got {self.quality.shape} and {self.cost.shape}."
@@ -117,7 +124,14 @@ class Examples:
             self.cost[rows],
             self.tolerance,
             self.tiers,
+            [self.group[i] for i in rows] if self.group else [],
         )
+
+    def groups(self) -> NDArray[np.intp]:
+        """Return the number of every query's group, ``[n]``, counted from 0 in order of appearance."""
+        first: dict[str, int] = {}
+        names = self.group or [normalise(text) or text for text in self.text]
+        return np.array([first.setdefault(name, len(first)) for name in names], dtype=np.intp)
 
     def passes(self) -> NDArray[np.bool_]:
         """Return bool ``[n, K]``: not bad (B = 0), that is ``quality >= reference quality - tolerance``."""
@@ -167,4 +181,8 @@ def load_encoder(parts: Mapping[str, bytes]) -> Encoder:
         from router_core.onnx_encoder import OnnxEncoder
 
         return OnnxEncoder.from_parts(parts)
+    if kind == "stack":
+        from router_core.stack_encoder import StackEncoder
+
+        return StackEncoder.from_parts(parts)
     raise BundleError(f"The part encoder.json names the unknown encoder kind {kind!r}; update routenlp or fit again.")

@@ -6,10 +6,16 @@
     ├── InputError          records, portfolio or arguments are wrong; the command line exits 2
     ├── BundleError         a bundle is changed, incomplete, newer than this reader, or not a bundle
     ├── MissingExtraError   an optional install is needed; names it
-    └── TierError           a tier failed and no tier is left to answer
+    ├── TierError           a tier failed and no tier is left to answer
+    └── BudgetError         the next call would exceed the budget
 """
 
-__all__ = ["BundleError", "InputError", "MissingExtraError", "RouteNLPError", "TierError"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from router_core.route import Route
+
+__all__ = ["BudgetError", "BundleError", "InputError", "MissingExtraError", "RouteNLPError", "TierError"]
 
 
 class RouteNLPError(Exception):
@@ -33,11 +39,30 @@ class MissingExtraError(RouteNLPError, ImportError):
         Name of the extra, as in ``pip install routenlp[extra]``.
     purpose
         What it is needed for, completing "... is needed to".
+    newer
+        Requirements beyond those of the extra, such as ``"langchain-core>=1.8"``.
     """
 
-    def __init__(self, extra: str, purpose: str) -> None:
-        super().__init__(f"routenlp[{extra}] is needed to {purpose}: pip install 'routenlp[{extra}]'")
+    def __init__(self, extra: str, purpose: str, newer: tuple[str, ...] = ()) -> None:
+        wanted = " ".join(f"'{requirement}'" for requirement in (f"routenlp[{extra}]", *newer))
+        super().__init__(f"routenlp[{extra}] is needed to {purpose}: pip install {wanted}")
 
 
 class TierError(RouteNLPError, RuntimeError):
     """A tier failed and no tier is left to answer."""
+
+
+class BudgetError(RouteNLPError, RuntimeError):
+    """The next call would exceed the budget.
+
+    Parameters
+    ----------
+    message
+        What it would cost and what is left.
+    route
+        The best answer so far, already paid for, as it would have been served (uncertified); None without one.
+    """
+
+    def __init__(self, message: str, route: "Route | None" = None) -> None:
+        super().__init__(message)
+        self.route = route

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from router_core.bundle import Bundle
 from router_core.errors import InputError
 from router_core.fitting.candidates import ScoreTable
-from router_core.fitting.certify import BASELINES, baseline_table, candidate_of, scope_table
+from router_core.fitting.certify import candidate_of, policy_table, scope_table
+from router_core.fitting.rivals import BASELINES, RIVALS
 from router_core.fitting.tables import Progress, bad_answers, views_of
 from router_core.kernels import sweep
 from router_core.keys import hash_keys
@@ -29,7 +30,8 @@ from router_core.splits import hash_key, prepare
 __all__ = ["evaluate"]
 
 _TIMED = 200
-_FRONTIER = {CASCADE: "routenlp", "knn": "knn", "isotonic": "isotonic"}
+_FRONTIERS = (CASCADE, *RIVALS)
+_ABSENT = "the bundle stores no such rival; fit it again with this version"
 Rows = NDArray[np.intp]
 
 
@@ -86,6 +88,7 @@ def evaluate(
         "cost_basis": bundle.report.get("cost_basis"),
         "tasks": tasks,
         "overall": overall,
+        "absent": {_reported(name): _ABSENT for name in BASELINES if overall["policies"][_reported(name)] is None},
         "router": work.timing(rows),
     }
 
@@ -172,16 +175,14 @@ class _Evaluation:
         hidden = np.stack([prediction.hidden for prediction in seen])
         outcomes, frontiers = {}, {}
         for name in (CASCADE, ROUTE_ONLY, *BASELINES):
-            path = self.bundle.policies[scope, name]
-            mine = (
-                baseline_table(name, table, self.candidate.baselines, view.models, hidden)
-                if name in BASELINES
-                else table
-            )
+            path = self.candidate.policies.get((scope, name))
+            if path is None:
+                continue
+            mine = policy_table(name, table, self.candidate.baselines, view.models, hidden)
             served, cost = mine.replay(path)
             outcomes[name] = Outcome(served[path.step], cost[path.step], self._latency(mine, path))
-            if name in _FRONTIER:
-                frontiers[_FRONTIER[name]] = (served, cost)
+            if name in _FRONTIERS:
+                frontiers[name] = (served, cost)
         return _Replayed(rows, outcomes, frontiers, np.asarray([prediction.gap[0] for prediction in seen]))
 
     def _latency(self, table: ScoreTable, path: Policy) -> NDArray[np.float64] | None:
@@ -195,24 +196,23 @@ class _Evaluation:
         """The figures of one scope; None is all named tasks together."""
         rows = found.rows
         quality, cost, bad = self.records.quality[rows], self.records.cost[rows], self.bad[rows]
-        certified = {
-            "coin": "coin_certified",
-            "knn": "knn_certified",
-            "isotonic": "isotonic_certified",
-            CASCADE: "routenlp",
-        }
-        outcomes = {certified.get(name, name): outcome for name, outcome in found.outcomes.items()}
+        outcomes = {_reported(name): outcome for name, outcome in found.outcomes.items()}
         for tier, name in enumerate(self.tiers):
             outcomes[f"always:{name}"] = self._fixed(np.full(len(rows), tier, np.int8), cost)
         outcomes["random_same_cost"] = self._random_mix(found, scope, cost)
         price = np.where(bad > 0, np.inf, cost)
         outcomes["oracle"] = self._fixed(price.argmin(axis=1).astype(np.int8), cost)
+        policies: dict[str, Any] = {
+            name: describe_outcome(outcome, quality, cost, bad, self.tiers) for name, outcome in outcomes.items()
+        }
+        frontier = {
+            "routenlp" if name == CASCADE else name: _frontier(path, quality, cost, bad)
+            for name, path in found.frontiers.items()
+        }
         told: dict[str, Any] = {
             "n": len(rows),
-            "policies": {
-                name: describe_outcome(outcome, quality, cost, bad, self.tiers) for name, outcome in outcomes.items()
-            },
-            "frontier": {name: _frontier(path, quality, cost, bad) for name, path in found.frontiers.items()},
+            "policies": {**policies, **{_reported(n): None for n in BASELINES if n not in found.outcomes}},
+            "frontier": {**frontier, **{n: None for n in RIVALS if n not in found.frontiers}},
             "certificate": self._certificate(scope),
         }
         if len(self.tiers) == 2:
@@ -225,15 +225,16 @@ class _Evaluation:
         return Outcome(served, cost[np.arange(len(at)), at], latency)
 
     def _random_mix(self, found: _Replayed, scope: str | None, cost: NDArray[np.float64]) -> Outcome:
-        """The best two-tier coin mix, by train means, that costs what routenlp costs."""
+        """The coin mix of at most two tiers with the best train mean that costs no more than routenlp."""
         known = self.bundle.settings["train_means"]
         means = known.get(scope or "overall", known["overall"])
         target = float(found.outcomes[CASCADE].cost.sum() / max(cost[:, -1].sum(), 1e-300)) * means[-1][1]
+        target = max(target, min(spent for _, spent in means))
         best = (-1.0, 0, 0, 0.0)
         for low, (quality_low, cost_low) in enumerate(means):
             for high, (quality_high, cost_high) in enumerate(means):
-                if cost_low <= target <= cost_high:
-                    share = (target - cost_low) / (cost_high - cost_low) if cost_high > cost_low else 0.0
+                if cost_low <= target and cost_low <= cost_high:
+                    share = min((target - cost_low) / (cost_high - cost_low), 1.0) if cost_high > cost_low else 0.0
                     best = max(best, ((1 - share) * quality_low + share * quality_high, low, high, share))
         _, low, high, share = best
         toss = np.asarray([coin(f"mix|{self.records.prompt[i]}") for i in found.rows.tolist()])
@@ -255,6 +256,13 @@ class _Evaluation:
             walls.append((time.perf_counter() - began) * 1e3)
         p50, p99 = np.quantile(walls, [0.5, 0.99])
         return {"p50_ms": float(p50), "p99_ms": float(p99)}
+
+
+def _reported(name: str) -> str:
+    """What reports call a policy."""
+    if name in BASELINES:
+        return f"{name}_certified"
+    return "routenlp" if name == CASCADE else name
 
 
 def _frontier(

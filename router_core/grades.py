@@ -6,30 +6,15 @@ import math
 from collections.abc import Callable, Mapping
 
 from router_core.errors import InputError
-from router_core.groups import normalise
-from router_core.metrics import exact_match, token_f1
+from router_core.metrics import metric
 
-__all__ = ["GRADES", "Grade", "Grading", "agree_with_reference", "grade", "grader"]
+__all__ = ["Grade", "Grading", "grade", "grader"]
 
 Grade = Callable[[str, str], float]
 """(answer, gold or reference answer) -> quality in [0, 1]."""
 
 Grading = str | Grade | Mapping[str, str | Grade]
 """One grade for all tasks, by name or as a function, or one by task."""
-
-_SHORT = 5
-"""Words up to which agreement is all or nothing."""
-
-
-def agree_with_reference(answer: str, reference: str) -> float:
-    """1.0 if the normalised answers are equal; else 0.0 for a reference of at most five words, and F1 for a longer."""
-    if exact_match(answer, reference):
-        return 1.0
-    return token_f1(answer, reference) if len(normalise(reference).split()) > _SHORT else 0.0
-
-
-GRADES: dict[str, Grade] = {"exact": exact_match, "f1": token_f1, "agree_with_reference": agree_with_reference}
-"""Grades by name."""
 
 
 def grader(given: Grading) -> Callable[[str | None], Grade]:
@@ -38,7 +23,7 @@ def grader(given: Grading) -> Callable[[str | None], Grade]:
     Raises
     ------
     InputError
-        For a name that is none of `GRADES`; the result raises it for a task that has no grade.
+        For a name that is none of `router_core.metrics.METRICS`; the result raises it for a task that has no grade.
     """
     if not isinstance(given, Mapping):
         found = _named(given)
@@ -70,6 +55,6 @@ def grade(function: Grade, answer: str, gold: str) -> float:
 def _named(given: str | Grade) -> Grade:
     if not isinstance(given, str):
         return given
-    if given not in GRADES:
-        raise InputError(f"unknown grade {given!r}; use {', '.join(GRADES)} or a function (answer, gold) -> [0, 1]")
-    return GRADES[given]
+    found = metric(given)
+    # What an answer is compared with is the gold answer and the reference's at once.
+    return lambda answer, gold: found(answer, gold, gold)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from router_core.errors import MissingExtraError
 from router_core.promises import claimed, seen
 
-__all__ = ["plot_evaluation"]
+__all__ = ["plot_evaluation", "write_figure"]
 
 _MOST_PANELS = 6
 _WIDTH, _LARGE, _SMALL, _DPI = 11.0, 5.6, 3.9, 150
@@ -29,17 +29,22 @@ class _Look(NamedTuple):
     filled: bool
 
 
-# The colours are those of Okabe and Ito, which readers with colour blindness can tell apart.
+# The colours are those of Okabe and Ito, which readers with colour blindness can tell apart; markers differ too.
 _LOOKS = {
     "routenlp": _Look("routenlp, certified", "#0072B2", "o", 10, True),
     "route_only": _Look("route_only, certified", "#56B4E9", "o", 7, True),
-    "coin_certified": _Look("coin, certified", "#CC79A7", "D", 6.5, True),
-    "knn_certified": _Look("kNN, certified", "#D55E00", "^", 7.5, True),
-    "isotonic_certified": _Look("isotonic, certified", "#009E73", "v", 7.5, True),
     "random_same_cost": _Look("random mix, same cost", _GREY, "X", 7, False),
     "oracle": _Look("oracle", _INK, "*", 12, False),
 }
-_LINES = {"knn": "knn_certified", "isotonic": "isotonic_certified", "routenlp": "routenlp"}
+_RIVAL = "_certified"
+_RIVAL_LOOKS = (
+    ("#CC79A7", "D", 5.5),
+    ("#009E73", "v", 6.5),
+    ("#D55E00", "^", 6.5),
+    ("#E69F00", "p", 7),
+    (_INK, "h", 7),
+)
+"""Colour, marker and size of the rivals, in the order of the report."""
 
 
 def plot_evaluation(report: Mapping[str, Any], path: str | Path) -> None:
@@ -70,7 +75,7 @@ def plot_evaluation(report: Mapping[str, Any], path: str | Path) -> None:
     from matplotlib import rc_context
 
     with rc_context({"svg.hashsalt": "routenlp"}):
-        _write(_draw(report), Path(path))
+        write_figure(_draw(report), Path(path))
 
 
 def _draw(report: Mapping[str, Any]) -> Any:
@@ -102,7 +107,8 @@ def _draw(report: Mapping[str, Any]) -> Any:
     return figure
 
 
-def _write(figure: Any, target: Path) -> None:
+def write_figure(figure: Any, target: Path) -> None:
+    """Write a matplotlib figure, whole or not at all; the ending of the file names the format."""
     kind = target.suffix.lower().removeprefix(".") or "png"
     content = BytesIO()
     # A date in the file would make two pictures of one report differ.
@@ -149,11 +155,17 @@ def _claim(report: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _looks(policies: Mapping[str, Any]) -> dict[str, _Look]:
     """How every policy of the report is drawn, single tiers by their number in the cascade."""
-    looks = {name: look for name, look in _LOOKS.items() if policies.get(name) is not None}
-    for name in (*_LINES.values(), "route_only", "coin_certified"):
+    rivals = [name for name in policies if name.endswith(_RIVAL)]
+    looks = {name: _LOOKS[name] for name in ("routenlp", "route_only") if policies.get(name) is not None}
+    for number, name in enumerate(rivals):
+        colour, marker, size = _RIVAL_LOOKS[number % len(_RIVAL_LOOKS)]
+        if policies[name] is not None:
+            looks[name] = _Look(f"{name.removesuffix(_RIVAL)}, certified", colour, marker, size, True)
+    for name, look in looks.items():
         # Nothing of the policy was certified, so it is the reference tier by another name.
-        if name in looks and list(policies[name]["share"].values())[-1] == 1.0:
-            looks[name] = looks[name]._replace(label=looks[name].label.replace("certified", "none certified"))
+        if list(policies[name]["share"].values())[-1] == 1.0:
+            looks[name] = look._replace(label=look.label.replace("certified", "none certified"))
+    looks |= {name: _LOOKS[name] for name in ("random_same_cost", "oracle") if policies.get(name) is not None}
     tiers = [name for name in policies if name.startswith(_ALWAYS)]
     for number, name in enumerate(tiers, start=1):
         looks[name] = _Look(f"always {_cut(name.removeprefix(_ALWAYS))}", _GREY, f"${number}$", 8, True)
@@ -162,15 +174,20 @@ def _looks(policies: Mapping[str, Any]) -> dict[str, _Look]:
 
 def _quality_against_cost(axes: Any, title: str, told: Mapping[str, Any], *, large: bool) -> None:
     policies = told["policies"]
-    for line, owner in _LINES.items():
-        points = [(p["cost_ratio"], p["quality_ratio"]) for p in told["frontier"].get(line, [])]
+    looks = _looks(policies)
+    for line, path in told["frontier"].items():
+        points = [(p["cost_ratio"], p["quality_ratio"]) for p in path or ()]
         known = sorted(point for point in points if None not in point)
-        if known:
-            axes.plot(*zip(*known, strict=True), color=_LOOKS[owner].colour, lw=1.0, alpha=0.55, zorder=1)
+        # Ours stands out; the rivals' paths are there to be compared, not to be read one by one.
+        mine = line == "routenlp"
+        look = looks.get(line if mine else f"{line}{_RIVAL}")
+        if known and look is not None:
+            width, alpha = (1.6, 0.75) if mine else (0.9, 0.4)
+            axes.plot(*zip(*known, strict=True), color=look.colour, lw=width, alpha=alpha, zorder=1 + mine)
     ours = policies["routenlp"]
     if ours["cost_ratio_ci"] is not None and ours["quality_ratio_ci"] is not None:
         _cross(axes, ours)
-    for name, look in _looks(policies).items():
+    for name, look in looks.items():
         figures = policies[name]
         if figures["cost_ratio"] is None or figures["quality_ratio"] is None:
             continue
@@ -294,7 +311,7 @@ def _square(x: Any) -> Any:
 def _reach(told: Mapping[str, Any]) -> tuple[float, float]:
     """Limits of the cost axis: from nothing, or from just before the first mark, to just behind the last."""
     drawn = [figures["cost_ratio"] for figures in told["policies"].values() if figures is not None]
-    drawn += [point["cost_ratio"] for path in told["frontier"].values() for point in path]
+    drawn += [point["cost_ratio"] for path in told["frontier"].values() for point in path or ()]
     drawn += told["policies"]["routenlp"]["cost_ratio_ci"] or []
     known = [x for x in drawn if x is not None]
     low, high = min([*known, 1.0]), max([*known, 1.0])

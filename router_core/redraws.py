@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from router_core.bundle import Bundle
 from router_core.errors import InputError
 from router_core.fitting.certify import (
-    BASELINES,
-    baseline_table,
     candidate_of,
     in_betting_order,
     path_outcome,
+    policy_table,
     scope_table,
 )
+from router_core.fitting.rivals import BASELINES
 from router_core.fitting.tables import bad_answers
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.records import Records
@@ -87,7 +87,9 @@ def pool_of(bundle: Bundle, records: Records, scope: str) -> Pool:
     hidden = np.stack([bundle.scorer.encoder.embed(settled.prompt[i]) for i in rows.tolist()])
     does, cost, plans = {}, {}, {}
     for name in POLICIES:
-        mine = baseline_table(name, table, candidate.baselines, view.models, hidden) if name in BASELINES else table
+        if (scope, name) not in candidate.policies:
+            continue
+        mine = policy_table(name, table, candidate.baselines, view.models, hidden)
         does[name], cost[name] = mine.outcomes(bundle.policies[scope, name])
         plans[name] = candidate.plans[scope, name]
     oracle = np.where(table.bad > 0, np.inf, table.cost).min(axis=1)
@@ -105,12 +107,12 @@ def pool_of(bundle: Bundle, records: Records, scope: str) -> Pool:
 
 def salted(pool: Pool, alpha: float, delta: float, salts: int = 20) -> dict[str, NDArray[np.float64]]:
     """Certified cost ratio of every policy on the held-out part, one entry per salt (METHOD.md 2.11)."""
-    found: dict[str, list[float]] = {name: [] for name in (*POLICIES, "oracle")}
+    found: dict[str, list[float]] = {name: [] for name in (*pool.served, "oracle")}
     for salt in range(salts):
         order = np.argsort([hashlib.sha256(f"routenlp-salt-{salt}|{i}".encode()).hexdigest() for i in pool.ids])
         calib, test = order[: pool.calib], order[pool.calib :]
         dear = pool.reference[test].sum()
-        for name in POLICIES:
+        for name in pool.served:
             step = certify_served(pool.risk, pool.served[name].take(calib), pool.plan[name], alpha, delta).step
             found[name].append(float(pool.cost[name][step, test].sum() / dear))
         found["oracle"].append(float(pool.oracle[test].sum() / dear))

@@ -5,18 +5,22 @@ import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router_core.claim import OUTLIVES_DEPARTURE, Certificate
+from router_core.fingerprints import Fingerprints
+from router_core.lapse import LapseWatch, Validity
 from router_core.policy import CASCADE, ROUTE_ONLY, Policy
 from router_core.portfolio import Portfolio
+from router_core.release import bundle_folder
 from router_core.scopes import Scopes
 from router_core.scoring import Before, Scorer, View
 
 if TYPE_CHECKING:
     from router_core.bundle import Bundle
-    from router_core.cascade import Answer
+    from router_core.route import Answer
 
 __all__ = ["Decision", "Router", "Scopes", "Start", "estimate_tokens"]
 
@@ -31,7 +35,9 @@ class Start:
     """Where one query starts, and under which policy it goes on.
 
     `policy` and `before` are None when no policy applies: the query goes to the reference tier, or was
-    `forced` to `tier`, whose answer is then served unjudged.
+    `forced` to `tier`, whose answer is then served unjudged. `departure` says why this start is not the policy's own;
+    only a start at the reference tier keeps a certificate then, if its kind of risk allows it. When the certificate had
+    `lapsed` nothing is claimed.
     """
 
     text: str
@@ -43,6 +49,8 @@ class Start:
     policy: Policy | None
     before: Before | None
     forced: bool = False
+    departure: str = ""
+    lapsed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,11 @@ class Decision:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Router:
-    """A loaded bundle, ready to decide. Stateless but for the tasks it has warned about; safe across threads."""
+    """A loaded bundle, ready to decide; safe across threads.
+
+    Stateless but for the tasks it has warned about, and for what it knows of lapses (`router_core.lapse`): a scope
+    whose certificate lapsed goes to the reference tier, and nothing is claimed of it.
+    """
 
     bundle_id: str
     portfolio: Portfolio
@@ -84,6 +96,8 @@ class Router:
     scorer: Scorer
     policies: Mapping[tuple[str, str], Policy]
     certificates: Mapping[tuple[str, str], Certificate]
+    mean_costs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    lapses: LapseWatch = field(default_factory=LapseWatch)
     _warned: set[str] = field(default_factory=set, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
@@ -92,8 +106,17 @@ class Router:
         return f"Router(bundle={self.bundle_id[:12]!r}, tiers={names}, tasks={tasks})"
 
     @classmethod
-    def load(cls, path: str | Path) -> "Router":
+    def load(cls, path: str | Path, *, watch: bool = True, validity: Validity | None = None) -> "Router":
         """Load and verify a bundle, or the one in the current release of a ROOT (`router_core.release`).
+
+        Parameters
+        ----------
+        path
+            Folder of the bundle, or a ROOT.
+        watch
+            Look at the lapse file beside the bundle, at most once a second.
+        validity
+            How long its certificates are used; those the bundle's settings name when None.
 
         Raises
         ------
@@ -102,12 +125,20 @@ class Router:
         """
         from router_core.bundle import Bundle
 
-        return cls.from_bundle(Bundle.load(path))
+        # Resolved once: a link or ROOT that moves on meanwhile must not pair this bundle with another's lapses.
+        folder = bundle_folder(path).resolve()
+        return cls.from_bundle(Bundle.load(folder), folder=folder if watch else None, validity=validity)
 
     @classmethod
-    def from_bundle(cls, bundle: "Bundle") -> "Router":
-        """Make a router of a bundle in memory."""
-        return cls(bundle.id, bundle.portfolio, bundle.scopes, bundle.scorer, bundle.policies, bundle.certificates)
+    def from_bundle(cls, bundle: "Bundle", *, folder: Path | None = None, validity: Validity | None = None) -> "Router":
+        """Make a router of a bundle in memory; `folder` is where it lies if its lapses are to be watched."""
+        means = bundle.settings.get("train_means", {})
+        costs = {scope: tuple(cost for _, cost in tiers) for scope, tiers in means.items()}
+        policies, shown = bundle.policies, bundle.certificates
+        if validity is None:
+            validity = Validity(bundle.settings.get("max_age_days"), bundle.settings.get("max_decisions"))
+        lapses = LapseWatch(folder, bundle.id, validity, bundle.certified_at)
+        return cls(bundle.id, bundle.portfolio, bundle.scopes, bundle.scorer, policies, shown, costs, lapses)
 
     def start(self, text: str, task: str | None = None, policy: str = CASCADE) -> Start:
         """Decide where a query starts.
@@ -131,6 +162,10 @@ class Router:
         if path.step == 0:
             reason = f"no certificate for scope {view.scope!r}; sent to {reference}"
             return Start(text, task, view.scope, policy, last, reason, path, None)
+        if lapsed := self.lapses.count(view.scope, policy):
+            return Start(
+                text, task, view.scope, policy, last, f"{lapsed}; sent to {reference}", None, None, lapsed=True
+            )
         before = self.scorer.before(text, view)
         scores = [path.score(j.risk, j.saving, before.toss) for j in before.judgements]
         tier = path.first(scores)
@@ -161,7 +196,12 @@ class Router:
         if view is None:
             self._warn(str(task))
         scope = None if view is None else view.scope
-        return Start(text, task, scope, policy, index, f"{why}; sent to {tier}", None, None, forced=True)
+        lapsed = "" if scope is None else self.lapses.why(scope)
+        reason = f"{why}; sent to {tier}"
+        told = f"{reason}; {lapsed}" if lapsed else reason
+        return Start(
+            text, task, scope, policy, index, told, None, None, forced=True, departure=reason, lapsed=bool(lapsed)
+        )
 
     def decide(self, text: str, task: str | None = None, policy: str = ROUTE_ONLY) -> Decision:
         """Decide which tier to call, with the reasons; see `start` for the parameters."""
@@ -214,8 +254,8 @@ class Router:
         return accepted, shown, f"{name}: {risk}score {score:.4f} {sign} {threshold:.4f}; {verdict}"
 
     def claim(self, start: Start) -> dict[str, Any] | None:
-        """What was shown of the policy a query started under, as plain values; None when nothing was."""
-        if start.scope is None:
+        """What was shown of the policy a query started under, as plain values; None when nothing was, or it lapsed."""
+        if start.scope is None or start.lapsed:
             return None
         certificate = self.certificates[start.scope, start.policy_name]
         if not certificate.certified:
@@ -230,6 +270,40 @@ class Router:
         shown = None if start.scope is None else self.certificates.get((start.scope, start.policy_name))
         return shown is None or shown.risk in OUTLIVES_DEPARTURE
 
+    def saw(self, tier: str, model_name: str | None) -> bool:
+        """Count which model answered for a tier; when it is another than was certified, let certificates lapse.
+
+        Every scope lapses whose policies call the tier, and all of them for the reference tier, in this process for
+        as long as it lives.
+
+        Parameters
+        ----------
+        tier
+            Name of the tier that answered.
+        model_name
+            What the answer says of itself, None when it says nothing.
+
+        Returns
+        -------
+        bool
+            Whether the model changed: this very answer is then no certified one.
+        """
+        why = self.fingerprints.saw(tier, model_name)
+        if not why:
+            return False
+        index = self.portfolio.index(tier)
+        if index == len(self.portfolio.tiers) - 1:
+            self.lapses.lapse(None, why)
+        for (scope, _), path in self.policies.items():
+            if index in path.called:
+                self.lapses.lapse(scope, why)
+        return True
+
+    @cached_property
+    def fingerprints(self) -> Fingerprints:
+        """Which models answered for each tier, as far as `saw` was told."""
+        return Fingerprints(self)
+
     def price(self, tier: str, prompt: str, answer: "Answer") -> float:
         """US dollars of one attempt: the caller's figure, else tokens at the portfolio's prices.
 
@@ -240,6 +314,29 @@ class Router:
         sent = estimate_tokens(prompt) if answer.prompt_tokens is None else answer.prompt_tokens
         received = estimate_tokens(answer.text) if answer.completion_tokens is None else answer.completion_tokens
         return self.portfolio.tiers[self.portfolio.index(tier)].price(sent, received)
+
+    def expected_price(self, tier: int, start: Start, prompt_tokens: int | None = None) -> float:
+        """US dollars that one attempt is expected to cost, before it is made.
+
+        The portfolio's prices at these prompt tokens and the tier's ``assumed_completion_tokens``. Where no length is
+        assumed, the mean cost of the tier's train answers in this scope, or the price of the prompt alone if that is
+        more.
+
+        Parameters
+        ----------
+        tier
+            Position of the tier.
+        start
+            The query.
+        prompt_tokens
+            Tokens it will be sent; estimated at four UTF-8 bytes each of the routed text when None.
+        """
+        priced = self.portfolio.tiers[tier]
+        sent = estimate_tokens(start.text) if prompt_tokens is None else prompt_tokens
+        if priced.assumed_completion_tokens is not None:
+            return priced.price(sent, priced.assumed_completion_tokens)
+        means = self.mean_costs.get(start.scope or "overall") or self.mean_costs.get("overall")
+        return max(priced.price(sent, 0), 0.0 if means is None else means[tier])
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the lock, which belongs to one process."""

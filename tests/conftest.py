@@ -26,7 +26,12 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle fitted on `bundles.small_records`: tasks "mood" and "sum", tiers small, medium, large."""
+    """A bundle fitted on `bundles.small_records`: tasks "mood" and "sum", tiers small, medium, large.
+
+    ``ROUTENLP_SMALL_BUNDLE`` names one fitted elsewhere, for an environment that serves and cannot fit.
+    """
+    if made := os.environ.get("ROUTENLP_SMALL_BUNDLE"):
+        return Path(made)
     from bundles import fit_small
 
     folder = tmp_path_factory.mktemp("bundles") / "small"

@@ -1,6 +1,7 @@
 """The house rules that a machine can check: what may import what, what is public, what is never called."""
 
 import ast
+import contextlib
 import importlib
 import pkgutil
 import subprocess
@@ -41,7 +42,10 @@ def _modules() -> list[str]:
 
 @pytest.mark.parametrize("name", _modules())
 def test_public_names_exist(name: str) -> None:
-    """Every module with `__all__` defines what it promises, once, and every package has one."""
+    """Every module with `__all__` defines what it promises, once, and every package has one.
+
+    A name whose class needs an install that is missing here says so.
+    """
     try:
         module = importlib.import_module(name)
     except MissingExtraError as error:
@@ -51,7 +55,9 @@ def test_public_names_exist(name: str) -> None:
         assert not hasattr(module, "__path__"), f"{name} has no __all__"
         return
     assert len(set(names)) == len(names)
-    assert all(hasattr(module, item) for item in names)
+    for item in names:
+        with contextlib.suppress(MissingExtraError):
+            assert hasattr(module, item)
 
 
 def test_import_is_light(small_bundle: Path) -> None:

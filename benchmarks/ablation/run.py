@@ -62,6 +62,7 @@ def variants() -> dict[str, Callable[[], EncoderTrainer]]:
     """Trainers by name; the transformer ones share the features of a text."""
     from exporters.transformer import TransformerOptions, TransformerTrainer
     from exporters.transformer.losses import LossWeights
+    from router_core.fitting.stack import StackTrainer
 
     three, six = TransformerTrainer("minilm"), TransformerTrainer("minilm", TransformerOptions(layers=None))
 
@@ -75,6 +76,8 @@ def variants() -> dict[str, Callable[[], EncoderTrainer]]:
         "static, no label": lambda: Unlabelled(StaticTrainer()),
         "minilm, 3 layers": lambda: three,
         "minilm, 6 layers": lambda: six,
+        "stack of static and minilm": lambda: StackTrainer([StaticTrainer(), three]),
+        "stack, no neighbours": lambda: StackTrainer([StaticTrainer(), three], neighbours=False),
         "minilm, no label": lambda: Unlabelled(three),
         "minilm, no preference": lambda: with_losses(preference=0.0),
         "minilm, no quality": lambda: with_losses(quality=0.0),

@@ -40,6 +40,9 @@ FILES: dict[str, tuple[str, ...]] = {
     "mmlu": ("mixtral-8x7b-instruct", "gpt-4-1106-preview"),
     "alpaca_eval_v1": ("llama-2-7b-chat", "llama-2-70b-chat", "gpt-4"),
 }
+NAMES = {"coin": "coin", "isotonic": "isotonic", "knn": "kNN", "mf": "MF", "cluster": "cluster"}
+"""What the tables call the rivals, in the order of their columns."""
+OTHERS = {"route_only": "route only", **NAMES, "oracle": "oracle"}
 PROTOTYPE = {
     "finance_sentiment": 0.178,
     "finance_fomc": 0.705,
@@ -80,14 +83,7 @@ def measure(path: Path, tiers: tuple[str, ...], seed: int) -> dict[str, Any]:
                 key: own["policies"][name][key]
                 for key in ("cost_ratio", "quality_ratio", "joint_risk", "joint_risk_ci")
             }
-            for name in (
-                "routenlp",
-                "route_only",
-                "coin_certified",
-                "knn_certified",
-                "isotonic_certified",
-                "oracle",
-            )
+            for name in ("routenlp", "route_only", *(f"{name}_certified" for name in NAMES), "oracle")
         },
         "apgr": {name: part.get("apgr") for name, part in report["tasks"].items() if "apgr" in part},
         "certificates_replay": replayed(bundle, records),
@@ -102,20 +98,7 @@ def measure(path: Path, tiers: tuple[str, ...], seed: int) -> dict[str, Any]:
 def table_of(results: dict[str, Any]) -> Table:
     """The table of the README."""
     table = Table(title="Certified cost ratio, joint risk <= .05 with delta .1: median of 20 salts")
-    for column in (
-        "file",
-        "n",
-        "bad",
-        "ours",
-        "IQR",
-        "route only",
-        "coin",
-        "kNN",
-        "isotonic",
-        "oracle",
-        "gap closed",
-        "prototype",
-    ):
+    for column in ("file", "n", "bad", "ours", "IQR", *OTHERS.values(), "gap closed", "prototype"):
         table.add_column(column, justify="left" if column == "file" else "right", no_wrap=True)
     for name, found in results.items():
         m = found["median_cost_ratio"]
@@ -126,7 +109,7 @@ def table_of(results: dict[str, Any]) -> Table:
             str(found["bad"]),
             f"{m[CASCADE]:.3f}",
             f"{low:.2f}-{high:.2f}",
-            *(f"{m[key]:.3f}" for key in ("route_only", "coin", "knn", "isotonic", "oracle")),
+            *(f"{m[key]:.3f}" for key in OTHERS),
             f"{found['gap_to_oracle_closed']:.2f}",
             f"{PROTOTYPE[name]:.3f}",
         )
@@ -136,14 +119,13 @@ def table_of(results: dict[str, Any]) -> Table:
 def markdown(results: dict[str, Any]) -> str:
     """The same table for the READMEs."""
     lines = [
-        "| records (reference tier) | calib n / bad | RouteNLP | inter-quartile "
-        "| route only | coin | kNN | isotonic | oracle |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| records (reference tier) | calib n / bad | RouteNLP | inter-quartile | {' | '.join(OTHERS.values())} |",
+        "| --- " * (4 + len(OTHERS)) + "|",
     ]
     for name, found in results.items():
         m = found["median_cost_ratio"]
         low, high = found["iqr"][CASCADE]
-        rivals = " | ".join(f"{m[key]:.3f}" for key in ("route_only", "coin", "knn", "isotonic", "oracle"))
+        rivals = " | ".join(f"{m[key]:.3f}" for key in OTHERS)
         lines.append(
             f"| {name} ({FILES[name][-1]}) | {found['n']} / {found['bad']} | **{m[CASCADE]:.3f}** "
             f"| {low:.3f} to {high:.3f} | {rivals} |"

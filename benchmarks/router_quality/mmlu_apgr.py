@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router_core.encoder import Encoder, EncoderTrainer, Examples, load_encoder
-from router_core.fitting.static import StaticTrainer
+from routenlp_integrations.cli.encoders import trainers_of
+from router_core.encoder import Encoder, Examples, load_encoder
 
 Float = NDArray[np.float64]
 TIERS = ("mixtral-8x7b-instruct", "gpt-4-1106-preview")
@@ -56,15 +56,6 @@ def read_split(path: Path, split: str) -> Examples:
         0.0,
         TIERS,
     )
-
-
-def trainer_of(name: str) -> EncoderTrainer:
-    """The trainer behind ``--encoder``."""
-    if name == "static":
-        return StaticTrainer()
-    from exporters.transformer import TransformerTrainer
-
-    return TransformerTrainer(name)
 
 
 def scores(encoder: Encoder, test: Examples) -> dict[str, Float]:
@@ -112,10 +103,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path)
     parser.add_argument("--cv", action="store_true", help="cross-validate on train instead of measuring on test")
-    parser.add_argument("--encoder", default="static", help="static, minilm, or a folder")
+    parser.add_argument("--encoder", default="static", help="static, minilm, minilm6, stack, or a folder")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    trainer = trainer_of(args.encoder)
+    (trainer,) = trainers_of([args.encoder])
     train = read_split(args.records, "train")
     start = time.perf_counter()
     encoder = load_encoder(trainer.train(train, seed=args.seed).parts())

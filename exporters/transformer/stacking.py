@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from exporters.transformer.heads import expected_gap, split_scores
 from exporters.transformer.labels import LabelTable, Rows
-from router_core.fitting.ridge import stack
+from router_core.fitting.ridge import linear_stack, stack
 
 __all__ = ["SCORES", "Stack", "fit_stack", "pass_columns"]
 
@@ -101,7 +101,7 @@ def fit_stack(
             out.pass_offset[members, j] = weights[-1] * prior[members, j] + intercept
             bad = 1.0 - 1.0 / (1.0 + np.exp(-(columns @ weights + intercept)))
             columns = np.column_stack((gaps, bad, known[:, cheap + j]))
-            weights, intercept = _linear(columns, gap[:, j], strength)
+            weights, intercept = linear_stack(columns, gap[:, j], strength)
             out.gap_weight[members, j] = weights[:-1]
             out.gap_offset[members, j] = weights[-1] * prior[members, cheap + j] + intercept
         columns = np.column_stack((scores[:, 2 * cheap + 1], known[:, -1]))
@@ -113,19 +113,3 @@ def fit_stack(
         {name: round(float(x), 4) for name, x in zip((*SCORES, "label"), total / max(total.sum(), 1e-12), strict=True)}
     )
     return out
-
-
-def _linear(columns: Float, target: Float, strength: float) -> tuple[Float, float]:
-    """Ridge weights of a few columns, none negative, and an intercept."""
-    center, spread = columns.mean(axis=0), columns.std(axis=0)
-    used = spread > 1e-12
-    weights = np.zeros(columns.shape[1])
-    while used.any():
-        design = (columns[:, used] - center[used]) / spread[used]
-        gram = design.T @ design + strength * np.eye(int(used.sum()))
-        fitted = np.linalg.solve(gram, design.T @ (target - target.mean()))
-        if (fitted >= 0.0).all():
-            weights[used] = fitted / spread[used]
-            break
-        used[np.flatnonzero(used)[int(np.argmin(fitted))]] = False
-    return weights, float(target.mean() - weights @ center)

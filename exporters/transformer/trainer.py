@@ -53,6 +53,8 @@ class TransformerTrainer:
         Normalised prompts of all records, so that preferences about held-out ones stay unused.
     progress
         Called as the work goes on.
+    name
+        Name in reports and on the command line; the source when None.
     """
 
     def __init__(
@@ -63,8 +65,9 @@ class TransformerTrainer:
         preferences: Sequence[Preference] = (),
         graded: Collection[str] = (),
         progress: Progress | None = None,
+        name: str | None = None,
     ) -> None:
-        self.source_name = source
+        self.source_name, self._name = source, name or source
         self.options = options or TransformerOptions()
         self.preferences, self.graded, self.progress = tuple(preferences), frozenset(graded), progress
         self._source: Source | None = None
@@ -72,8 +75,8 @@ class TransformerTrainer:
 
     @property
     def name(self) -> str:
-        """``"minilm"``, or the folder or hub id."""
-        return self.source_name
+        """``"minilm"``, the folder or hub id, or as it was named."""
+        return self._name
 
     def train(self, examples: Examples, *, seed: int) -> FittedTransformer:
         """Fit on all examples; the same examples and seed give the same parts.

@@ -1,4 +1,4 @@
-"""The command line: ``routenlp fit | evaluate | calibrate | route | inspect | demo | ledger``."""
+"""The command line: ``routenlp fit | evaluate | calibrate | route | inspect | watch | ledger | collect | demo``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 on success; 2 on bad input, after one line on stderr; 130 when interrupted. An error that is none of
-        the user's doing is not caught, so that its traceback can be reported.
+        0 on success; 2 on bad input, after one line on stderr; 3 when `watch` saw a certificate lapse; 130 when
+        interrupted. An error that is none of the user's doing is not caught, so that its traceback can be reported.
     """
     import warnings
 

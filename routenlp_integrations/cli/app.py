@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from routenlp_integrations.cli.calibrate import calibrate
+from routenlp_integrations.cli.collect import collect
 from routenlp_integrations.cli.demo import demo
 from routenlp_integrations.cli.evaluate import evaluate
 from routenlp_integrations.cli.fit import fit
 from routenlp_integrations.cli.inspect import inspect
 from routenlp_integrations.cli.ledger import ledger
 from routenlp_integrations.cli.route import route
+from routenlp_integrations.cli.watch import watch
 
 __all__ = ["app"]
 
@@ -29,6 +31,8 @@ app.command()(evaluate)
 app.command()(calibrate)
 app.command()(route)
 app.command()(inspect)
+app.command()(watch)
+app.command()(collect)
 app.command()(demo)
 app.add_typer(ledger, name="ledger")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,16 +21,19 @@ def inspect(
     from routenlp_integrations.cli.report import (
         print_certificates,
         print_choices,
+        print_encoders,
         print_missing,
         print_origin,
         print_tiers,
     )
     from routenlp_integrations.cli.summary import POLICIES, add_allowed, summarise
     from router_core.bundle import Bundle
+    from router_core.release import bundle_folder
 
     loaded = Bundle.load(bundle)
-    summary = summarise(loaded, str(bundle)) | _manifest(bundle)
-    if find_spec("scipy"):
+    folder = bundle_folder(bundle)
+    summary = summarise(loaded, str(bundle)) | _manifest(folder) | {"lapses": _lapses(folder, loaded.id)}
+    with suppress(ImportError):  # counting what n permits needs routenlp[fit]; the rest does not
         add_allowed(summary)
     if as_json:
         write_json(Path(STDOUT), summary)
@@ -45,13 +48,18 @@ def inspect(
             ("id", summary["bundle"]),
             ("candidate", str(summary["candidate"])),
             ("made with", ", ".join(f"{name} {version}" for name, version in summary["versions"].items())),
+            ("certified", _date(summary["certified_at"])),
             ("format", f"schema {summary['schema']}, route text {summary['route_text']}"),
             ("fingerprints", ", ".join(f"{tier} = {print_}" for tier, print_ in summary["fingerprints"].items())),
         ],
     )
+    if summary["lapses"]:
+        heading(screen, "LAPSED: running routers send this to the reference tier and claim nothing")
+        lines(screen, [_told(lapse) for lapse in summary["lapses"]])
     heading(screen, "Made from")
     print_origin(screen, summary)
     print_tiers(screen, summary)
+    print_encoders(screen, summary)
     heading(screen, "Scopes")
     lines(screen, _scopes(summary["tasks"]))
     print_certificates(screen, summary)
@@ -70,7 +78,31 @@ def _manifest(path: Path) -> dict[str, Any]:
     import json
 
     content = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    return {key: content[key] for key in ("schema", "versions", "route_text", "fingerprints")}
+    told = {key: content[key] for key in ("schema", "versions", "route_text", "fingerprints")}
+    return told | {"certified_at": content.get("certified_at")}
+
+
+def _lapses(folder: Path, bundle_id: str) -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    from router_core.errors import BundleError
+    from router_core.lapse import read_lapses
+
+    try:
+        return [asdict(lapse) for lapse in read_lapses(folder, bundle_id)]
+    except BundleError as error:
+        return [{"scope": None, "kind": "damaged", "reason": str(error), "at": None, "numbers": {}}]
+
+
+def _told(lapse: dict[str, Any]) -> str:
+    scope = "every scope" if lapse["scope"] is None else lapse["scope"]
+    return f"{scope}: {lapse['reason']}" + ("" if lapse["at"] is None else f" ({_date(lapse['at'])})")
+
+
+def _date(at: float | None) -> str:
+    from datetime import UTC, datetime
+
+    return "not said" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _scopes(tasks: dict[str, list[str]]) -> list[str]:

@@ -79,7 +79,9 @@ def export(
     ] = None,
     metric: Annotated[
         str,
-        typer.Option(help="How answers that no audit graded are graded in records: agree_with_reference, exact or f1."),
+        typer.Option(
+            help="How answers that no audit graded are graded in records: agree_with_reference, exact, f1, ..."
+        ),
     ] = "agree_with_reference",
     gold: Annotated[
         bool, typer.Option("--gold", help="Grade records by the labels and corrections in the feedback.")

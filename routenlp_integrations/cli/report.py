@@ -20,6 +20,7 @@ __all__ = [
     "percent",
     "print_certificates",
     "print_choices",
+    "print_encoders",
     "print_missing",
     "print_origin",
     "print_tiers",
@@ -129,6 +130,26 @@ def print_tiers(out: Console, summary: dict[str, Any]) -> None:
         per_call = _amount(tier["usd_per_call"] or None)
         made.add_row(str(number), tier["name"], *token_prices, per_call, _SOURCES.get(tier["price_basis"], "-"))
     out.print(made)
+
+
+def print_encoders(out: Console, summary: dict[str, Any]) -> None:
+    """The encoders that were compared, fastest first, and why one was taken; nothing where none were."""
+    told = summary["encoders"]
+    if told is None:
+        return
+    heading(out, "Encoders compared, fastest first")
+    made = table(("encoder", "left"), ("expected cost", "right"), ("ms a query", "right"), ("", "left"))
+    for one in told["compared"]:
+        spent = "-" if one["latency_ms"] is None else f"{one['latency_ms']:.2f}"
+        made.add_row(one["encoder"], percent(one["expected_cost_ratio"]), spent, "taken" if one["chosen"] else "")
+    out.print(made)
+    for name, reason in told["left_out"].items():
+        out.print(f"{name} was left out: {reason}", soft_wrap=True)
+    out.print(
+        f"{told['why']}. Expected cost: of all cascades once certified, as a share of always {summary['reference']}, "
+        "from the rows that laid the paths; ms: measured when the bundle was made.",
+        style="dim",
+    )
 
 
 def print_certificates(out: Console, summary: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["closed_gap", "print_policies", "print_router", "print_scopes", "with_interval"]
 
-_FIRST = ("routenlp", "route_only", "coin_certified", "knn_certified", "isotonic_certified", "random_same_cost")
+_OURS = ("routenlp", "route_only")
 _UNCERTIFIED = ("random_same_cost", "oracle")
 
 
@@ -47,6 +47,8 @@ def print_policies(out: Console, report: dict[str, Any], scope: str | None = Non
         f"No certificate stands behind always:<tier>, {' and '.join(_UNCERTIFIED)}.",
         style="dim",
     )
+    for name, reason in report["absent"].items():
+        out.print(f"{name}: {reason}.", style="dim")
 
 
 def print_scopes(out: Console, report: dict[str, Any]) -> None:
@@ -120,11 +122,13 @@ def _short(limit: float) -> str:
     return f"{100 * limit:.1f}" if 100 * limit < 9.95 else f"{100 * limit:.0f}"
 
 
-def _rank(name: str) -> tuple[int, str]:
-    if name in _FIRST:
-        return _FIRST.index(name), ""
-    # The tiers keep the order of the cascade, which is the order of the report.
-    return (len(_FIRST) + 1, "") if name == "oracle" else (len(_FIRST), "")
+def _rank(name: str) -> int:
+    """Ours, the certified rivals, the mix, the tiers, the oracle; within these the order of the report."""
+    if name in _OURS:
+        return 0
+    if name.startswith("always:"):
+        return 3
+    return {"random_same_cost": 2, "oracle": 4}.get(name, 1)
 
 
 def _certificate(shown: dict[str, Any] | None) -> str:

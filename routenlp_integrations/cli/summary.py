@@ -67,6 +67,7 @@ def summarise(bundle: Bundle, path: str) -> dict[str, Any]:
         "path": path,
         "candidate": report.get("candidate"),
         "encoder": report.get("encoder"),
+        "encoders": _encoders(bundle),
         "tiers": tiers,
         "reference": bundle.portfolio.reference.name,
         "tasks": {task: list(subtasks) for task, subtasks in bundle.scopes.subtasks.items()},
@@ -106,6 +107,19 @@ def add_allowed(summary: dict[str, Any]) -> dict[str, Any]:
 def cost_sentence(basis: str | None) -> str:
     """Where the costs come from, in words."""
     return _COSTS.get(basis or "", f"{basis} (the records' own word)")
+
+
+def _encoders(bundle: Bundle) -> dict[str, Any] | None:
+    """The comparison behind ``--encoder auto``, with the latency measured then; None where nothing was compared."""
+    told = bundle.report.get("encoders")
+    if not told:
+        return None
+    latency = bundle.measured.get("latency_ms", {})
+    compared = [
+        {**one, "latency_ms": latency.get(one["encoder"]), "chosen": one["encoder"] == told["chosen"]}
+        for one in told["compared"]
+    ]
+    return {**told, "compared": compared}
 
 
 def _order(key: tuple[str, str]) -> tuple[bool, str, int, str]:

@@ -6,12 +6,21 @@ from router_core.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from routenlp_integrations.langchain.chat_model import RoutingChatModel
+    from routenlp_integrations.langchain.decision import RoutingDecisionModel
+    from routenlp_integrations.langchain.middleware import RoutingMiddleware
     from routenlp_integrations.langchain.recorded import RecordedChatModel
     from routenlp_integrations.langchain.student import StudentChatModel
 
-__all__ = ["RecordedChatModel", "RoutingChatModel", "StudentChatModel"]
+__all__ = ["RecordedChatModel", "RoutingChatModel", "RoutingDecisionModel", "RoutingMiddleware", "StudentChatModel"]
 
-_HOME = {"RecordedChatModel": "recorded", "RoutingChatModel": "chat_model", "StudentChatModel": "student"}
+_HOME = {
+    "RecordedChatModel": "recorded",
+    "RoutingChatModel": "chat_model",
+    "RoutingDecisionModel": "decision",
+    "RoutingMiddleware": "middleware",
+    "StudentChatModel": "student",
+}
+_EXTRA = {"langchain_core": "langchain", "langchain": "agents", "langgraph": "agents"}
 
 
 def __getattr__(name: str) -> Any:
@@ -24,9 +33,10 @@ def __getattr__(name: str) -> Any:
     try:
         found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "langchain_core":
+        extra = _EXTRA.get((error.name or "").partition(".")[0])
+        if extra is None:
             raise
-        raise MissingExtraError("langchain", f"use {name}") from error
+        raise MissingExtraError(extra, f"use {name}") from error
     globals()[name] = found
     return found
 

@@ -1,92 +1,94 @@
 """`RoutingChatModel`: a certified router that is a LangChain chat model."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import LangSmithParams, LanguageModelInput
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import run_in_executor
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
 
-from routenlp_integrations.langchain.configured import TASK, TIER, ConfiguredChatModel
-from routenlp_integrations.langchain.messages import departure, turns, with_route
-from routenlp_integrations.langchain.streaming import Screen, closing
-from routenlp_integrations.langchain.tiers import Call, TierModel
-from router_core.cascade import OnFailure, OnReferenceFailure, Steps, advance, match_tiers, walk
+from routenlp_integrations.langchain.assembled import AssembledChatModel
+from routenlp_integrations.langchain.configured import TASK, TIER
+from routenlp_integrations.langchain.forms import form_of
+from routenlp_integrations.langchain.messages import with_route
+from routenlp_integrations.langchain.planning import Plan, plan, streamed_policy
+from routenlp_integrations.langchain.streaming import Screen, last_chunks
+from routenlp_integrations.langchain.structured import Method, Structure, structured
+from routenlp_integrations.langchain.tiers import STRUCTURE, Call, TierModel
+from routenlp_integrations.langchain.tracing import Trace
+from router_core.cascade import match_tiers, walk
+from router_core.driving import Step, Steps, advance
 from router_core.errors import InputError
-from router_core.policy import CASCADE, ROUTE_ONLY
-from router_core.route_text import route_text
-from router_core.router import Router, Start
+from router_core.policy import CASCADE
+from router_core.route import Answer
+from router_core.router import Router
 
 __all__ = ["RoutingChatModel"]
 
 
-class RoutingChatModel(ConfiguredChatModel):
+class RoutingChatModel(AssembledChatModel):
     """Sends every query to the cheapest model that was shown, at a named risk, to answer as well as the last one.
 
     Make it with `from_bundle`. `invoke` and `batch` follow the bundle's ``cascade`` policy: a cheap tier answers,
     its answer is judged, and it is served or the next tier is asked. A stream follows the ``route_only`` policy,
-    whose tier is chosen before anything is generated, unless `stream_policy` is ``"buffer"``. An `invoke` that
+    whose tier is chosen before anything is generated, unless `stream_policy` says otherwise. An `invoke` that
     LangChain turns into a stream (`astream_events`, LangGraph's message streaming) is a stream.
 
     The answer is the answering tier's own, its `usage_metadata` counts that tier alone, and
     ``response_metadata["routenlp"]`` holds the route: ``tier``, ``attempts`` (each with ``tier``, ``confidence``,
     ``cost_usd``, ``accepted``, ``reason``), ``cost_usd`` of all attempts in US dollars, ``task``, ``bundle``,
-    ``certificate`` (None when nothing was shown) and ``reason``. In a stream it is on the last chunk.
+    ``certificate`` (None when nothing was shown) and ``reason``. In a stream it is on the last chunk. A query is one
+    run; tracers alone see its attempts, as child runs tagged ``routenlp:attempt``.
 
-    With tools bound or structured output asked for, queries go straight to the reference tier, as do queries with
-    images: calib had none of these, and a joint risk stays certified where no cheap answer is served. A cheap tier
+    A tier that cannot serve a call (tools, images, structured output, context length: from its `profile` or from
+    `capabilities`) is no candidate. Calls of a kind that calib did not have (tools, structured output, images) go
+    straight to the reference tier, where a joint risk stays certified, or are routed `uncalibrated`. A cheap tier
     that fails, returns nothing, or answers with tool calls unasked is treated alike.
 
     ``config={"configurable": {"task": "t", "tier": "frontier"}}`` names the task of one call and forces a tier; a
-    forced tier before the reference has no certificate. The text routed is the last human turn.
+    forced tier before the reference has no certificate. What of a conversation is routed says
+    `router_core.route_text.route_text`; certificates are about traffic like the records.
 
     Parameters
     ----------
+    bundle
+        Folder of a bundle, read when no `router` is given.
     router
         A loaded router.
     tiers
         For every tier of the portfolio a chat model, or one with arguments bound to it. Tiers are called flat,
-        inside this model's run: their rate limiters act, their caches and callbacks do not.
+        inside this model's run: their rate limiters and caches act, their callbacks do not.
     task
         Task of every call that does not name one, ``"task"`` or ``"task/subtask"``. None is the only task, or any.
     stream_policy
-        ``"auto"`` and ``"route"``: choose the tier first, then stream its chunks as they come. ``"buffer"``: judge
-        cheap answers before showing them.
+        ``"route"``: choose the tier first, then stream its chunks as they come. ``"buffer"``: judge cheap answers
+        before showing them. ``"auto"``: ``"route"``, but ``"buffer"`` where only the cascade was certified.
+    capabilities
+        ``{tier: {capability: value}}`` in the words of LangChain's `ModelProfile`, over what the tier's own profile
+        states, such as ``{"cheap": {"tool_calling": False, "max_input_tokens": 4096}}``.
+    uncalibrated
+        Where calls of a kind that calib did not have go: to the ``"reference"`` tier, or through the ``"cascade"``,
+        uncertified, where an answer that does not fit its schema is escalated. Tools and structured output are
+        covered like any query where the records of the scope had the signal ``schema_valid``.
     on_failure
-        Where a query goes when a cheap tier fails: ``"reference"``, or ``"next"``, which is uncertified.
+        Where a query goes when a cheap tier fails or cannot serve it: ``"reference"``, or ``"next"``, which is
+        uncertified.
     on_reference_failure
-        ``"raise"``, or serve the ``"best"`` cheap answer so far, uncertified.
+        ``"raise"``, or serve the ``"best"`` cheap answer so far, uncertified. A tier that fails after something of
+        its stream was shown always raises `TierError`.
     temperature, max_tokens, timeout, stop
         Given to every tier with each call when set; `timeout` in seconds, one number or ``{tier: seconds}``. They
         should be what the records were made with.
     max_retries
         Accepted as LangChain's standard parameter. Clients read it only when they are made: set it on the tiers.
     """
-
-    router: InstanceOf[Router] = Field(repr=False, exclude=True)
-    tiers: Mapping[str, Any] = Field(repr=False, exclude=True)
-    task: str | None = None
-    stream_policy: Literal["auto", "route", "buffer"] = "auto"
-    on_failure: OnFailure = "reference"
-    on_reference_failure: OnReferenceFailure = "raise"
-    temperature: float | None = None
-    max_tokens: int | None = None
-    timeout: float | dict[str, float] | None = None
-    stop: list[str] | None = Field(default=None, alias="stop_sequences")
-    max_retries: int | None = None
-    streaming: bool = False
-
-    model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
-
-    _models: dict[str, TierModel] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def from_bundle(cls, path: str | Path, tiers: Mapping[str, Any], **params: Any) -> Self:
@@ -117,100 +119,53 @@ class RoutingChatModel(ConfiguredChatModel):
         match_tiers(tiers, router.portfolio.names)
         for name, given in tiers.items():
             TierModel.of(name, given)
-        return cls(router=router, tiers=tiers, **params)
-
-    @model_validator(mode="after")
-    def _match(self) -> Self:
-        names = self.router.portfolio.names
-        match_tiers(self.tiers, names)
-        if isinstance(self.timeout, dict) and not set(self.timeout) <= set(names):
-            msg = f"timeout names {', '.join(sorted(self.timeout))}; the tiers are {', '.join(names)}"
-            raise InputError(msg)
-        self._models = {name: TierModel.of(name, self.tiers[name]) for name in names}
-        return self
-
-    # What it is
-
-    @property
-    def _llm_type(self) -> str:
-        return "routenlp"
-
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        return {
-            "model_name": self._name,
-            "bundle": self.router.bundle_id,
-            "tiers": {name: tier.model_name or name for name, tier in self._models.items()},
-            "task": self.task,
-            "policies": {"invoke": CASCADE, "stream": self._stream_policy},
-            "on_failure": self.on_failure,
-            "on_reference_failure": self.on_reference_failure,
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            "stop_sequences": self.stop,
-        }
-
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
-        params["ls_provider"] = "routenlp"
-        params.setdefault("ls_model_name", self._name)
-        return params
-
-    @property
-    def _name(self) -> str:
-        return f"routenlp-{self.router.bundle_id[:12]}"
-
-    @property
-    def _stream_policy(self) -> str:
-        return CASCADE if self.stream_policy == "buffer" else ROUTE_ONLY
-
-    def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        # Tiers hold keys and headers; their names say enough.
-        told = [("bundle", self.router.bundle_id[:12]), ("tiers", list(self._models))]
-        return [*told, ("task", self.task), ("stream_policy", self.stream_policy)]
+        return cls(bundle=str(Path(path).resolve()), router=router, tiers=tiers, **params)
 
     # One query
 
-    def _call(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> Call:
+    def _plan(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], policy: str
+    ) -> Plan:
         params = {name: value for name, value in kwargs.items() if name not in (TASK, TIER)}
         for name in ("temperature", "max_tokens"):
             if getattr(self, name) is not None:
                 params.setdefault(name, getattr(self, name))
-        return Call(messages, (self.stop or None) if stop is None else stop, params)
+        call = Call(messages, (self.stop or None) if stop is None else stop, params, form_of(params))
+        return plan(
+            self.router,
+            call,
+            policy,
+            task=kwargs.get(TASK) or self.task,
+            tier=kwargs.get(TIER),
+            uncalibrated=self.uncalibrated,
+            abilities=self._abilities,
+        )
+
+    def _streamed(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> Plan:
+        policy = streamed_policy(self.router, self.stream_policy, kwargs.get(TASK) or self.task)
+        return self._plan(messages, stop, kwargs, policy)
 
     def _tier(self, name: str, call: Call) -> tuple[TierModel, Call]:
         seconds = self.timeout.get(name) if isinstance(self.timeout, dict) else self.timeout
         if seconds is not None:
-            call = Call(call.messages, call.stop, {"timeout": seconds, **call.params})
+            call = Call(call.messages, call.stop, {"timeout": seconds, **call.params}, call.form)
         return self._models[name], call
 
-    def _start(self, call: Call, policy: str, kwargs: Mapping[str, Any]) -> Start:
-        """Decide where a query starts, from its text, its task, a forced tier, and what no calib row had."""
-        text = route_text(turns(call.messages))
-        task = kwargs.get(TASK) or self.task
-        forced = kwargs.get(TIER)
-        if forced is not None:
-            return self.router.force(text, task, policy, forced, "tier forced by configurable['tier']")
-        if why := departure(call.messages, call.params):
-            return self.router.force(text, task, policy, self._reference, why)
-        return self.router.start(text, task, policy)
+    def _walk(self, made: Plan) -> Steps:
+        return walk(self.router, made.start, self.on_failure, self.on_reference_failure, able=made.able)
 
-    @property
-    def _reference(self) -> str:
-        return self.router.portfolio.reference.name
+    def _ask(
+        self, made: Plan, step: Step, run: CallbackManagerForLLMRun | None, trace: Trace | None
+    ) -> Answer | Exception:
+        tier, call = self._tier(step, made.call)
+        # Tokens of an answer that may be rejected must not reach the caller's callbacks.
+        return tier.ask(call, run if step.final else None, trace)
 
-    def _walk(self, start: Start) -> Steps:
-        return walk(self.router, start, self.on_failure, self.on_reference_failure)
-
-    def _final(self, start: Start, name: str) -> bool:
-        """Whether this tier's answer is served whatever it is."""
-        return start.forced or name == self._reference
-
-    def _check_tier(self, name: str) -> None:
-        self.router.portfolio.index(name)
-
-    def _declared(self, name: str) -> str:
-        return self.router.portfolio.tiers[self.router.portfolio.index(name)].model or name
+    async def _aask(
+        self, made: Plan, step: Step, run: AsyncCallbackManagerForLLMRun | None, trace: Trace | None
+    ) -> Answer | Exception:
+        tier, call = self._tier(step, made.call)
+        return await tier.aask(call, run if step.final else None, trace)
 
     def _generate(
         self,
@@ -219,15 +174,12 @@ class RoutingChatModel(ConfiguredChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(messages, stop, kwargs)
-        start = self._start(call, CASCADE, kwargs)
-        steps = self._walk(start)
+        made, trace = self._plan(messages, stop, kwargs, CASCADE), Trace.of(run_manager)
+        steps = self._walk(made)
         step = advance(steps)
-        while isinstance(step, str):
-            tier, mine = self._tier(step, call)
-            # Tokens of an answer that may be rejected must not reach the caller's callbacks.
-            step = advance(steps, tier.ask(mine, run_manager if self._final(start, step) else None))
-        return with_route(step, self._declared(step.tier))
+        while isinstance(step, Step):
+            step = advance(steps, self._ask(made, step, run_manager, trace))
+        return with_route(made.finish(step), self._declared(step.tier))
 
     async def _agenerate(
         self,
@@ -236,15 +188,14 @@ class RoutingChatModel(ConfiguredChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(messages, stop, kwargs)
-        start = await run_in_executor(None, self._start, call, CASCADE, kwargs)
-        steps = self._walk(start)
+        trace = Trace.of(run_manager)
+        made = await run_in_executor(None, self._plan, messages, stop, kwargs, CASCADE)
+        steps = self._walk(made)
         step = advance(steps)
-        while isinstance(step, str):
-            tier, mine = self._tier(step, call)
-            reply = await tier.aask(mine, run_manager if self._final(start, step) else None)
+        while isinstance(step, Step):
+            reply = await self._aask(made, step, run_manager, trace)
             step = await run_in_executor(None, advance, steps, reply)
-        return with_route(step, self._declared(step.tier))
+        return with_route(made.finish(step), self._declared(step.tier))
 
     def _stream(
         self,
@@ -253,27 +204,27 @@ class RoutingChatModel(ConfiguredChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call = self._call(messages, stop, kwargs)
-        start = self._start(call, self._stream_policy, kwargs)
-        steps = self._walk(start)
+        trace = Trace.taken() or Trace.of(run_manager)
+        made = self._streamed(messages, stop, kwargs)
+        steps = self._walk(made)
         step = advance(steps)
-        while isinstance(step, str):
-            tier, mine = self._tier(step, call)
-            final = self._final(start, step)
-            if start.policy_name == CASCADE and not final:
-                step = advance(steps, tier.ask(mine, None))
+        while isinstance(step, Step):
+            if made.start.policy_name == CASCADE and not step.final:
+                step = advance(steps, self._ask(made, step, None, trace))
                 continue
-            screen = Screen(final=final)
+            tier, call = self._tier(step, made.call)
+            screen = Screen(call, final=step.final)
             try:
-                for chunk in tier.stream(mine, run_manager):
-                    yield from screen.add(chunk)
+                with closing(tier.stream(call, run_manager, trace)) as chunks:
+                    for chunk in chunks:
+                        yield from screen.add(chunk)
             except Exception as error:
                 if screen.shown:
-                    raise
+                    raise screen.broken(step, error) from error
                 step = advance(steps, error)
             else:
-                step = advance(steps, screen.answer(mine))
-        yield from closing(step, self._declared(step.tier))
+                step = advance(steps, screen.answer())
+        yield from last_chunks(made.finish(step), self._declared(step.tier))
 
     async def _astream(
         self,
@@ -282,29 +233,29 @@ class RoutingChatModel(ConfiguredChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = self._call(messages, stop, kwargs)
-        start = await run_in_executor(None, self._start, call, self._stream_policy, kwargs)
-        steps = self._walk(start)
+        trace = Trace.taken() or Trace.of(run_manager)
+        made = await run_in_executor(None, self._streamed, messages, stop, kwargs)
+        steps = self._walk(made)
         step = advance(steps)
-        while isinstance(step, str):
-            tier, mine = self._tier(step, call)
-            final = self._final(start, step)
-            if start.policy_name == CASCADE and not final:
-                step = await run_in_executor(None, advance, steps, await tier.aask(mine, None))
+        while isinstance(step, Step):
+            if made.start.policy_name == CASCADE and not step.final:
+                reply = await self._aask(made, step, None, trace)
+                step = await run_in_executor(None, advance, steps, reply)
                 continue
-            screen = Screen(final=final)
+            tier, call = self._tier(step, made.call)
+            screen = Screen(call, final=step.final)
             try:
-                async with aclosing(tier.astream(mine, run_manager)) as chunks:
+                async with aclosing(tier.astream(call, run_manager, trace)) as chunks:
                     async for chunk in chunks:
                         for ready in screen.add(chunk):
                             yield ready
             except Exception as error:
                 if screen.shown:
-                    raise
+                    raise screen.broken(step, error) from error
                 step = advance(steps, error)
             else:
-                step = advance(steps, screen.answer(mine))
-        for chunk in closing(step, self._declared(step.tier)):
+                step = advance(steps, screen.answer())
+        for chunk in last_chunks(made.finish(step), self._declared(step.tier)):
             yield chunk
 
     def bind_tools(
@@ -314,14 +265,14 @@ class RoutingChatModel(ConfiguredChatModel):
         tool_choice: str | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Bind tools; queries then go straight to the reference tier, which keeps a joint certificate.
+        """Bind tools; see `uncalibrated` for where queries then go.
 
         Parameters
         ----------
         tools
             Tools in any form LangChain takes; kept in OpenAI's format and bound to the tier when it is called.
         tool_choice
-            As the tier takes it.
+            As the tier takes it: ``"auto"``, ``"any"``, or the name of a tool.
         **kwargs
             Further arguments of the call, such as `strict` and `parallel_tool_calls`.
 
@@ -334,3 +285,42 @@ class RoutingChatModel(ConfiguredChatModel):
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
         return super().bind(tools=formatted, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type | None = None,
+        *,
+        method: Method | None = None,
+        strict: bool | None = None,
+        include_raw: bool = False,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Ask for answers of a schema; every tier is asked in its own mode, by a forced tool call where it has none.
+
+        An answer of a cheap tier that does not fit is escalated, with the reason in its attempt.
+
+        Parameters
+        ----------
+        schema
+            A Pydantic class, a `TypedDict` class, a JSON schema or an OpenAI function.
+        method
+            ``"json_schema"``, ``"function_calling"`` or ``"json_mode"``; None leaves it to each tier.
+        strict
+            Passed to tiers that take it.
+        include_raw
+            Return ``{"raw", "parsed", "parsing_error"}`` and raise nothing, as LangChain does.
+
+        Raises
+        ------
+        InputError
+            For an unknown method, a missing schema, or arguments this method does not take.
+        """
+        if kwargs:
+            msg = f"with_structured_output takes no {', '.join(map(repr, kwargs))}"
+            raise InputError(msg)
+        structure = Structure(schema, method, strict)
+        told: dict[str, Any] = {STRUCTURE: structure}
+        if schema is not None:
+            options = {"method": structure.method or "native", "strict": strict}
+            told["ls_structured_output_format"] = {"kwargs": options, "schema": schema}
+        return structured(super().bind(**told), structure, include_raw=include_raw)

@@ -1,16 +1,24 @@
 """Task and tier by ``config["configurable"]``, also behind `bind_tools` and `with_config`.
 
 LangChain does not hand the configuration to `_generate`. Both choices become keyword arguments of the call, so they
-reach it, are seen by tracers, and are part of the key of a cache.
+reach it, are seen by tracers, and are part of the key of a cache. Streams are started under a known run, so that
+attempts can be traced as its children.
 """
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForLLMRun,
+    CallbackManager,
+    CallbackManagerForLLMRun,
+)
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig, ensure_config
 
+from routenlp_integrations.langchain.tracing import Trace, afirst_under, first_under, of_config
 from router_core.errors import InputError
 
 __all__ = ["TASK", "TIER", "ConfiguredChatModel"]
@@ -68,7 +76,9 @@ class ConfiguredChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         """Answer one query chunk by chunk; see `BaseChatModel.stream`."""
-        return super().stream(input, config, stop=stop, **self._chosen(config, kwargs))
+        kwargs = self._chosen(config, kwargs)
+        known, trace = of_config(config, self.callbacks, CallbackManager)
+        return first_under(trace, super().stream(input, known, stop=stop, **kwargs))
 
     def astream(
         self,
@@ -79,7 +89,22 @@ class ConfiguredChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """Answer one query chunk by chunk; see `BaseChatModel.astream`."""
-        return super().astream(input, config, stop=stop, **self._chosen(config, kwargs))
+        kwargs = self._chosen(config, kwargs)
+        known, trace = of_config(config, self.callbacks, AsyncCallbackManager)
+        return afirst_under(trace, super().astream(input, known, stop=stop, **kwargs))
+
+    def _should_stream(
+        self,
+        *,
+        async_api: bool,
+        run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> bool:
+        streams = super()._should_stream(async_api=async_api, run_manager=run_manager, **kwargs)
+        if streams and run_manager is not None:
+            # An `invoke` that LangChain turns into a stream does not tell `_stream` its run either.
+            Trace.hand_over(run_manager)
+        return streams
 
     def _chat_model_stream_v3(
         self,

@@ -1,8 +1,8 @@
-"""Between LangChain's messages and the core's words: turns, answers, departures, the route as metadata."""
+"""Between LangChain's messages and the core's words: turns, answers, the route as metadata."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import (
     AIMessage,
@@ -18,7 +18,10 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from router_core.cascade import Answer, Route
 from router_core.router import estimate_tokens
 
-__all__ = ["answer_of", "departure", "model_name_of", "route_metadata", "turns", "with_route"]
+if TYPE_CHECKING:
+    from routenlp_integrations.langchain.forms import Form
+
+__all__ = ["SCHEMA_VALID", "answer_of", "model_name_of", "route_metadata", "turns", "with_route"]
 
 _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
     (HumanMessage, "human"),
@@ -28,18 +31,9 @@ _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
     (FunctionMessage, "tool"),
 )
 _OTHER_ROLES = {"user": "human", "assistant": "ai", "developer": "system"}
-_STRUCTURE = {
-    "tools": "tools are",
-    "tool_choice": "a tool is",
-    "functions": "functions are",
-    "function_call": "a function is",
-    **dict.fromkeys(
-        ("response_format", "response_mime_type", "response_schema", "guided_json", "json_schema", "format", "text"),
-        "structured output is",
-    ),
-}
-"""Call arguments, under the names providers give them, that ask for something else than text."""
 _FILTERED = frozenset({"content_filter", "safety"})
+SCHEMA_VALID = "schema_valid"
+"""Signal: 1 when an answer fits the schema it was asked in, 0 when it does not."""
 
 
 def turns(messages: Sequence[BaseMessage]) -> list[tuple[str, str]]:
@@ -56,47 +50,40 @@ def _role(message: BaseMessage) -> str:
     return message.type
 
 
-def departure(messages: Sequence[BaseMessage], params: Mapping[str, Any]) -> str:
-    """Why no calibrated policy applies to this call; ``""`` when one does.
-
-    Parameters
-    ----------
-    messages
-        The conversation.
-    params
-        Keyword arguments of the call.
-    """
-    for name, told in _STRUCTURE.items():
-        if params.get(name):
-            return f"{told} asked for, which calib did not have"
-    for message in messages:
-        if getattr(message, "tool_calls", None) or isinstance(message, ToolMessage | FunctionMessage):
-            return "the conversation holds tool calls, which calib did not have"
-        blocks = message.content
-        for block in blocks if isinstance(blocks, list) else ():
-            kind = block.get("type", "other") if isinstance(block, dict) else "text"
-            if kind != "text":
-                return f"the query holds {kind!r} content, which calib did not have"
-    return ""
-
-
-def answer_of(result: ChatResult, messages: Sequence[BaseMessage]) -> Answer:
+def answer_of(result: ChatResult, messages: Sequence[BaseMessage], form: "Form | None" = None) -> Answer:
     """Read what a tier returned; `raw` is the result itself.
 
     Without usage metadata the prompt is estimated over the whole conversation.
+
+    Parameters
+    ----------
+    result
+        What the tier returned.
+    messages
+        The conversation.
+    form
+        What the answer must look like when tools or structured output were asked for: the text is then the calls or
+        the value as canonical JSON, and the signal ``schema_valid`` is set.
     """
     if not result.generations:
         return Answer("", raw=result)
     generation = result.generations[0]
     message = generation.message
     usage = getattr(message, "usage_metadata", None)
-    sent = sum(estimate_tokens(str(m.text)) for m in messages)
+    sent = None if usage else sum(estimate_tokens(str(m.text)) for m in messages)
+    text, signals, invalid = str(message.text), _signals(generation), ""
+    if form is not None and isinstance(message, AIMessage):
+        verdict = form.judge(message)
+        text, invalid = verdict.text, verdict.why
+        if verdict.valid is not None:
+            signals = {**signals, SCHEMA_VALID: float(verdict.valid)}
     return Answer(
-        str(message.text),
+        text,
         prompt_tokens=usage["input_tokens"] if usage else sent,
         completion_tokens=usage["output_tokens"] if usage else None,
-        signals=_signals(generation),
-        covered=_uncovered(generation),
+        signals=signals,
+        covered=_uncovered(generation, asked=form is not None),
+        invalid=invalid,
         raw=result,
     )
 
@@ -125,10 +112,11 @@ def _signals(generation: ChatGeneration) -> dict[str, float]:
     return {"mean_logprob": mean, **told} if math.isfinite(mean) else told
 
 
-def _uncovered(generation: ChatGeneration) -> str:
+def _uncovered(generation: ChatGeneration, *, asked: bool) -> str:
     message = generation.message
     old_style = message.additional_kwargs.keys() & {"tool_calls", "function_call"}
-    if getattr(message, "tool_calls", None) or getattr(message, "invalid_tool_calls", None) or old_style:
+    calls = getattr(message, "tool_calls", None) or getattr(message, "invalid_tool_calls", None) or old_style
+    if calls and not asked:
         return "answer has tool calls, which calib did not have"
     if str(_metadata(generation).get("finish_reason", "")).lower() in _FILTERED:
         return "answer was filtered by the provider"

@@ -14,7 +14,7 @@ from pydantic import Field
 from routenlp_integrations.langchain.messages import turns
 from router_core.errors import InputError
 from router_core.records import Records
-from router_core.route_text import route_text
+from router_core.route_text import last_turn
 
 __all__ = ["RecordedChatModel", "recorded_tiers"]
 
@@ -57,11 +57,11 @@ class RecordedChatModel(BaseChatModel):
 
     def _told(self, messages: list[BaseMessage]) -> dict[str, Any]:
         told: dict[str, Any] = {"model_name": self.name} if self.name else {}
-        signals = self.signals.get(route_text(turns(messages)))
+        signals = self.signals.get(last_turn(turns(messages)))
         return {**told, "signals": dict(signals)} if signals else told
 
     def _recall(self, messages: list[BaseMessage]) -> tuple[str, UsageMetadata | None]:
-        prompt = route_text(turns(messages))
+        prompt = last_turn(turns(messages))
         if prompt not in self.answers:
             msg = f"{self.name or 'recorded model'} has no answer recorded for the prompt {prompt[:80]!r}"
             raise InputError(msg)

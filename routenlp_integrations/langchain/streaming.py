@@ -10,23 +10,27 @@ from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 from routenlp_integrations.langchain.messages import answer_of, model_name_of, route_metadata
 from routenlp_integrations.langchain.tiers import Call, as_chunk
 from router_core.cascade import Answer, Route
+from router_core.errors import TierError
 
-__all__ = ["Screen", "closing"]
+__all__ = ["Screen", "last_chunks"]
 
 
 class Screen:
     """Holds one tier's chunks back until there is something to show.
 
-    A stream that ends without anything shown can still be escalated. From a cheap tier only text counts, since an
-    answer that begins with tool calls goes to the reference tier.
+    A stream that ends, or breaks, without anything shown can still be escalated. From a cheap tier only text counts,
+    and tool calls where they were asked for: an answer that begins with calls unasked goes to the reference tier.
 
     Parameters
     ----------
+    call
+        What the tier was called with.
     final
         The tier's answer is served whatever it is: the reference tier, or a forced one.
     """
 
-    def __init__(self, *, final: bool) -> None:
+    def __init__(self, call: Call, *, final: bool) -> None:
+        self._call = call
         self._final = final
         self._calls = False
         self._waiting: list[ChatGenerationChunk] = []
@@ -34,7 +38,7 @@ class Screen:
         self.shown = False
 
     def add(self, chunk: ChatGenerationChunk) -> list[ChatGenerationChunk]:
-        """Take the tier's next chunk; return those to be shown now, the last position left to `closing`."""
+        """Take the tier's next chunk; return those to be shown now, the last position left to `last_chunks`."""
         self._all.append(chunk)
         message = chunk.message
         if isinstance(message, AIMessageChunk) and message.chunk_position:
@@ -54,16 +58,26 @@ class Screen:
         if self._final:
             content = message.content
             return self._calls or bool(content.strip() if isinstance(content, str) else content)
-        return not self._calls and bool(str(message.text).strip())
+        if self._calls:
+            return self._call.form is not None
+        return bool(str(message.text).strip())
 
-    def answer(self, call: Call) -> Answer:
+    def answer(self) -> Answer:
         """The whole answer, once the stream has ended."""
         merged = merge_chat_generation_chunks(self._all)
         result = ChatResult(generations=[merged] if merged else [])
-        return replace(answer_of(result, call.messages), shown=self.shown)
+        return replace(answer_of(result, self._call.messages, self._call.form), shown=self.shown)
+
+    def broken(self, tier: str, error: Exception) -> TierError:
+        """What is raised when a tier fails after something was shown: another answer cannot be put behind it."""
+        told = sum(len(str(chunk.message.text)) for chunk in self._all)
+        return TierError(
+            f"{tier} failed in the middle of its answer, after {told} characters of it were shown: "
+            f"{type(error).__name__}"
+        )
 
 
-def closing(route: Route, declared: str) -> Iterator[ChatGenerationChunk]:
+def last_chunks(route: Route, declared: str) -> Iterator[ChatGenerationChunk]:
     """Yield what is left to show when a route is finished: an answer held back, then the chunk with the route.
 
     Parameters

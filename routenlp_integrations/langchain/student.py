@@ -13,7 +13,7 @@ from pydantic import PrivateAttr
 
 from routenlp_integrations.langchain.messages import turns
 from router_core.errors import InputError
-from router_core.route_text import route_text
+from router_core.route_text import last_turn
 from router_core.student import StudentSource
 
 __all__ = ["StudentChatModel"]
@@ -140,7 +140,7 @@ class StudentChatModel(BaseChatModel):
             if isinstance(block, dict) and block.get("type") not in _TEXT:
                 msg = f"a student reads text only, and the query holds {block.get('type')!r} content"
                 raise InputError(msg)
-        return route_text(turns(messages))
+        return last_turn(turns(messages))
 
     def _answer(self, messages: list[BaseMessage], params: Mapping[str, Any]) -> dict[str, Any]:
         """Answer, as the fields of a message."""

@@ -106,6 +106,7 @@ def calibrate(
                 "paths": "laid again from the scores on tune" if "tuned.npz" in bundle.baselines else "kept",
             },
         },
+        measured=bundle.measured,
     )
     return made if out is None else made.save(out)
 
@@ -169,7 +170,7 @@ def _candidate(bundle: Bundle, settings: FitSettings, prepared: Prepared) -> tup
         )
         raise InputError(msg)
     sizes = calib_sizes(prepared.records, scopes, prepared.calib)
-    laid = lay(tuned, old.baselines, scopes, sizes, goal, bundle.portfolio.names)
+    laid = lay(tuned, scopes, sizes, goal, bundle.portfolio.names)
     made = Candidate(
         scopes,
         old.scorer,

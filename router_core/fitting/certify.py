@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from router_core.baselines import Baselines
 from router_core.betting import betting_order
 from router_core.bundle import Bundle
 from router_core.certificate import PathResult
 from router_core.claim import Certificate
 from router_core.fitting.candidates import ScoreTable
+from router_core.fitting.rivals import BASELINES, Baselines
 from router_core.fitting.tables import Progress, bad_answers, evidence_of, score_table, views_of
 from router_core.keys import ids_sha256
 from router_core.policy import Policy
@@ -27,17 +27,14 @@ from router_core.scopes import ALL, Scopes
 from router_core.scoring import Scorer
 
 __all__ = [
-    "BASELINES",
     "Candidate",
-    "baseline_table",
     "candidate_of",
     "certify",
     "in_betting_order",
     "path_outcome",
+    "policy_table",
     "scope_table",
 ]
-
-BASELINES = ("coin", "isotonic", "knn")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +46,7 @@ class Candidate:
     scopes, scorer, baselines
         What scores a query.
     policies
-        Paths by (scope, name); names are ``"cascade"``, ``"route_only"`` and the baselines.
+        Paths by (scope, name); names are ``"cascade"``, ``"route_only"`` and the rivals that `baselines` holds.
     plans
         What the test of each path fixes beforehand, by the same keys.
     risk, alpha, delta, tolerance
@@ -69,7 +66,7 @@ class Candidate:
 
 def candidate_of(bundle: Bundle) -> Candidate:
     """The frozen candidate inside a bundle, as `certify()` takes it."""
-    settings = bundle.settings
+    settings, baselines = bundle.settings, Baselines.from_parts(bundle.baselines)
     plans = {}
     for key, cost in settings["step_cost"].items():
         scope, _, name = key.rpartition("|")
@@ -77,8 +74,8 @@ def candidate_of(bundle: Bundle) -> Candidate:
     return Candidate(
         bundle.scopes,
         bundle.scorer,
-        Baselines.from_parts(bundle.baselines),
-        bundle.policies,
+        baselines,
+        {key: path for key, path in bundle.policies.items() if key[1] not in BASELINES or key[1] in baselines},
         plans,
         settings["risk"],
         settings["alpha"],
@@ -105,27 +102,23 @@ def scope_table(
     return rows[mine], score_table(candidate.scorer, records, rows[mine], told, bad, known, progress)
 
 
-def baseline_table(
+def policy_table(
     name: str, table: ScoreTable, baselines: Baselines, view: str, hidden: NDArray[np.float64]
 ) -> ScoreTable:
-    """The same rows scored by a rival.
+    """The same rows as a policy or rival sees them.
 
     Parameters
     ----------
     name
-        ``"knn"``, ``"isotonic"`` or ``"coin"``.
+        A policy's name.
     view
-        Name of the models' view, for the isotonic map.
+        Name of the models' view.
     hidden
-        float64 [n, d], for kNN.
+        float64 [n, d], the encoder's hidden vectors.
     """
-    if name == "coin":
-        return table
-    if name == "isotonic":
-        risk = baselines.isotonic[view].risk(table.risk)
-    else:
-        risk = np.stack([baselines.neighbours.risk(vector) for vector in hidden])
-    return table.scored_by(risk)
+    if name in baselines.models:
+        return table.scored_by(baselines.models[name].risk(hidden, table.risk, view))
+    return table
 
 
 def path_outcome(table: ScoreTable, path: Policy, plan: Plan, risk: str, alpha: float, delta: float) -> PathResult:
@@ -179,11 +172,7 @@ def certify(
                 continue
             result = PathResult(0, 0, ())
             if table is not None and len(rows) >= least:
-                mine = (
-                    baseline_table(name, table, candidate.baselines, view.models, hidden)
-                    if name in BASELINES
-                    else table
-                )
+                mine = policy_table(name, table, candidate.baselines, view.models, hidden)
                 plan = candidate.plans[scope, name]
                 result = path_outcome(mine, path, plan, kind, candidate.alpha, candidate.delta)
             shown[scope, name] = Certificate(

@@ -18,7 +18,7 @@ from router_core.claim import check_levels, check_risk
 from router_core.encoder import EncoderTrainer
 from router_core.errors import InputError
 from router_core.fitting.certify import Candidate, certify
-from router_core.fitting.fitter import Fitter
+from router_core.fitting.choice import choose_encoder
 from router_core.fitting.static import StaticTrainer
 from router_core.fitting.tables import Progress
 from router_core.keys import KeyLedger, check_disjoint, hash_keys
@@ -53,6 +53,8 @@ class FitSettings:
         What one certificate is about: a ``"task"``, a ``"leaf"`` (each subtask), or ``"all"`` tasks at once.
     simultaneous
         Divide delta by the number of certificates, so that all hold at once.
+    encoder_saving
+        Share of the expected cost that a slower encoder must save over a faster one to be taken.
     """
 
     alpha: float = 0.05
@@ -62,6 +64,7 @@ class FitSettings:
     risk: str = "joint"
     certify_by: CertifyBy = "task"
     simultaneous: bool = False
+    encoder_saving: float = 0.01
 
     def __post_init__(self) -> None:
         """Refuse levels outside (0, 1), a tolerance outside [0, 1), and kinds of claim that do not exist."""
@@ -75,6 +78,9 @@ class FitSettings:
             raise InputError(msg)
         if not 0 <= self.seed < 2**32:
             msg = f"seed = {self.seed} must lie between 0 and {2**32 - 1}"
+            raise InputError(msg)
+        if not 0.0 <= self.encoder_saving < 1.0:
+            msg = f"encoder_saving = {self.encoder_saving} must lie in [0, 1)"
             raise InputError(msg)
         if not 0.0 <= self.tolerance < 1.0:
             msg = f"tolerance = {self.tolerance} must lie in [0, 1)"
@@ -106,7 +112,8 @@ def fit(
     settings
         What to show.
     trainers
-        Encoder trainers; the static one when empty. The first is used.
+        Encoder trainers; the static one when empty. With several the encoder is chosen (`choose_encoder`), and only
+        the chosen candidate reads calib.
     progress
         Called as the work goes on.
 
@@ -126,8 +133,8 @@ def fit(
         records = read_records(records, portfolio)
     prepared, drops = _prepare(records, tiers)
     _check_train(prepared)
-    work = Fitter(prepared, settings, (trainers or [StaticTrainer()])[0], progress)
-    candidate = work.candidate()
+    chosen = choose_encoder(prepared, settings, trainers or [StaticTrainer()], progress)
+    work, candidate = chosen.fitter, chosen.candidate
     learned = np.union1d(prepared.train, prepared.tune)
     priced, basis = _portfolio(prepared.records.take(learned), portfolio)
     keys = _keys(prepared, earlier)
@@ -154,7 +161,9 @@ def fit(
             "candidate": parts_id(frozen),
             "choices": work.choices,
             "encoder": candidate.scorer.encoder.kind,
+            "encoders": chosen.report,
         },
+        measured={"latency_ms": chosen.measured} if chosen.measured else {},
     )
     return bundle if out is None else bundle.save(out)
 

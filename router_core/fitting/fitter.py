@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router_core.baselines import Baselines
 from router_core.encoder import Encoder, EncoderTrainer, Examples, Prediction
-from router_core.fitting.baselines import fit_isotonic, fit_neighbours, neighbour_risk
+from router_core.fitting.baselines import Lesson, Tuning
 from router_core.fitting.candidates import Goal, ScoreTable, tried_sets
 from router_core.fitting.certify import Candidate
 from router_core.fitting.evidence_model import fit_view_models
 from router_core.fitting.lay import Tuned, calib_sizes, concatenate, delta_of_each, lay
-from router_core.fitting.tables import HiddenFrom, Progress, bad_answers, evidence_of, score_table
+from router_core.fitting.rivals import fit_rivals
+from router_core.fitting.tables import HiddenFrom, Known, Progress, bad_answers, evidence_of, score_table
 from router_core.records import Records
 from router_core.scopes import CertifyBy, Scopes
 from router_core.scoring import MASKED, TASK_ONLY, Scorer, View
@@ -34,7 +34,12 @@ class Fitter:
     """The steps of one fit, sharing prepared records; never touches a calib or test row."""
 
     def __init__(
-        self, prepared: Prepared, settings: FitSettings, trainer: EncoderTrainer, progress: Progress | None
+        self,
+        prepared: Prepared,
+        settings: FitSettings,
+        trainer: EncoderTrainer,
+        progress: Progress | None,
+        known: dict[str, Known] | None = None,
     ) -> None:
         self.settings, self.trainer, self.progress = settings, trainer, progress
         self.records = prepared.records
@@ -43,11 +48,14 @@ class Fitter:
         self.bad = bad_answers(self.records, settings.tolerance)
         self.scopes = _scopes(self.records, np.union1d(self.train, self.tune), settings.certify_by)
         self.choices: dict[str, Any] = {}
+        self.expected_cost_ratio = 1.0
+        # What is known of the answers does not depend on the encoder, so the fits of a comparison share it.
+        self._known: dict[str, Known] = {} if known is None else known
 
     def candidate(self) -> Candidate:
         """Fit everything and lay the paths."""
         final = self._encoder(self.train, "encoder")
-        known = evidence_of(self.records, self.train, self.progress)
+        known = self._evidence("train", self.train)
         held_out = len(self.tune) > 0
         folds = self._fold_of(self.train)
         encoders: list[Encoder] = [final]
@@ -71,11 +79,16 @@ class Fitter:
                 tables[kind] = self._out_of_fold(kind, views, predictions, known, folds, encoders)
         scorer = Scorer(self.records.models, final, models)
         if held_out:
-            known_tune = evidence_of(self.records, self.tune, self.progress)
+            known_tune = self._evidence("tune", self.tune)
             for kind in models:
                 views = self._views(kind, self.tune)
                 tables[kind] = score_table(scorer, self.records, self.tune, views, self.bad, known_tune, self.progress)
         return self._lay(scorer, tables, self.tune if held_out else self.train)
+
+    def _evidence(self, split: str, rows: NDArray[np.intp]) -> Known:
+        if split not in self._known:
+            self._known[split] = evidence_of(self.records, rows, self.progress)
+        return self._known[split]
 
     def _encoder(self, rows: NDArray[np.intp], what: str) -> Encoder:
         if self.progress is not None:
@@ -90,6 +103,7 @@ class Fitter:
             r.cost[rows],
             self.settings.tolerance,
             r.models,
+            [r.group[i] for i in at],
         )
         return self.trainer.train(examples, seed=self.settings.seed)
 
@@ -155,21 +169,32 @@ class Fitter:
         digest = [hashlib.sha256(f"routenlp-fold-v1|{self.records.group[i]}".encode()).digest() for i in rows.tolist()]
         return np.asarray([int.from_bytes(d[:6], "big") % _FOLDS for d in digest], np.intp)
 
+    def _hidden(self, scorer: Scorer, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        return np.stack([scorer.encoder.embed(self.records.prompt[i]) for i in rows.tolist()])
+
     def _lay(self, scorer: Scorer, tables: Mapping[str, ScoreTable], rows: NDArray[np.intp]) -> Candidate:
         """Fit the rivals, and lay a path for every scope and policy."""
-        s, embed = self.settings, scorer.encoder.embed
-        hidden = np.stack([embed(self.records.prompt[i]) for i in self.train.tolist()])
-        near = fit_neighbours(hidden, self.bad[self.train], self.group[self.train], seed=s.seed)
-        at = np.stack([embed(self.records.prompt[i]) for i in rows.tolist()])
-        # Out of fold a row must not vote for itself.
-        own, voters = (None, None) if len(self.tune) else (self.group[rows], self.group[self.train])
-        baselines = Baselines(near, {kind: fit_isotonic(table.risk, table.bad) for kind, table in tables.items()})
+        s, held_out = self.settings, len(self.tune) > 0
+        passed = 1 - self.bad[:, :-1]
+        lesson = Lesson(
+            self._hidden(scorer, self.train),
+            passed[self.train],
+            self.group[self.train],
+            self._fold_of(self.train),
+            s.seed,
+        )
+        tuning = Tuning(
+            self._hidden(scorer, rows) if held_out else None,
+            {kind: table.risk for kind, table in tables.items()},
+            passed[rows],
+        )
+        baselines, scores = fit_rivals(lesson, tuning)
         labels = [(self.records.task[i], self.records.subtask[i]) for i in rows.tolist()]
-        self.tuned = Tuned(tables, neighbour_risk(near, at, own, voters), labels)
+        self.tuned = Tuned(tables, scores, labels)
         sizes = calib_sizes(self.records, self.scopes, self.calib)
         goal = Goal(s.risk, s.alpha, delta_of_each(s.delta, self.scopes, simultaneous=s.simultaneous), s.seed)
-        laid = lay(self.tuned, baselines, self.scopes, sizes, goal, self.records.models)
-        self.choices = laid.choices
+        laid = lay(self.tuned, self.scopes, sizes, goal, self.records.models)
+        self.choices, self.expected_cost_ratio = laid.choices, laid.expected_cost_ratio(sizes)
         return Candidate(
             self.scopes, scorer, baselines, laid.policies, laid.plans, s.risk, goal.alpha, goal.delta, s.tolerance
         )

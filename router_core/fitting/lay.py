@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_core.arrays import dump_arrays, dump_json, load_arrays, load_json
-from router_core.baselines import Baselines
 from router_core.fitting.candidates import Choice, Goal, ScoreTable, best_path, choose_path, coin_path, confidence_paths
+from router_core.fitting.rivals import COIN
 from router_core.fitting.tables import views_of
 from router_core.policy import CASCADE, ROUTE_ONLY, Policy
 from router_core.records import Records
@@ -38,14 +38,14 @@ class Tuned:
     ----------
     tables
         By kind of models: every row as these models see it.
-    neighbours
-        float64 [n, K-1], the kNN rival's P(bad).
+    rivals
+        By rival and kind of models: its P(bad), float64 [n, K-1].
     labels
         Task and subtask of each row.
     """
 
     tables: Mapping[str, ScoreTable]
-    neighbours: NDArray[np.float64]
+    rivals: Mapping[str, Mapping[str, NDArray[np.float64]]]
     labels: Sequence[tuple[str, str]]
 
     def rows_of(self, scopes: Scopes, scope: str) -> NDArray[np.intp]:
@@ -65,7 +65,6 @@ class Tuned:
         number = {label: i for i, label in enumerate(names)}
         first = next(iter(self.tables.values()))
         arrays: dict[str, NDArray[Any]] = {
-            "neighbours": self.neighbours,
             "label": np.asarray([number[label] for label in self.labels], np.int32),
             "toss": first.toss,
             "cost": first.cost,
@@ -73,6 +72,7 @@ class Tuned:
             "quality": first.quality,
             "failed": first.failed,
         }
+        arrays |= {f"{kind}.by.{name}": risk for name, risks in self.rivals.items() for kind, risk in risks.items()}
         text: dict[str, Any] = {"labels": [list(label) for label in names], "kinds": {}}
         for kind, table in sorted(self.tables.items()):
             keys = sorted(table.after)
@@ -104,17 +104,35 @@ class Tuned:
                 arrays["failed"],
                 arrays[f"{kind}.missing"],
             )
+        rivals: dict[str, dict[str, NDArray[np.float64]]] = {}
+        for key, risk in arrays.items():
+            kind, by, name = key.partition(".by.")
+            if by:
+                rivals.setdefault(name, {})[kind] = risk
         names = [(str(task), str(subtask)) for task, subtask in text["labels"]]
-        return cls(tables, arrays["neighbours"], [names[i] for i in arrays["label"].tolist()])
+        return cls(tables, rivals, [names[i] for i in arrays["label"].tolist()])
 
 
 @dataclass(frozen=True, eq=False)
 class Laid:
-    """Paths and plans by (scope, policy or rival), and the choices for the report."""
+    """Paths, plans and costs by (scope, policy or rival), and the choices for the report.
+
+    Attributes
+    ----------
+    costs
+        US dollars a query, on the rows that laid the path: expected once certified, and of always the reference tier.
+    """
 
     policies: dict[tuple[str, str], Policy]
     plans: dict[tuple[str, str], Plan]
     choices: dict[str, Any]
+    costs: dict[tuple[str, str], tuple[float, float]]
+
+    def expected_cost_ratio(self, sizes: Mapping[str, int]) -> float:
+        """Expected cost of all cascades over that of always the reference; a scope counts by its calib items."""
+        paid = sum(n * self.costs[scope, CASCADE][0] for scope, n in sizes.items())
+        reference = sum(n * self.costs[scope, CASCADE][1] for scope, n in sizes.items())
+        return paid / reference if reference > 0 else 1.0
 
 
 def delta_of_each(delta: float, scopes: Scopes, *, simultaneous: bool) -> float:
@@ -132,7 +150,6 @@ def calib_sizes(records: Records, scopes: Scopes, calib: NDArray[np.intp]) -> di
 
 def lay(
     tuned: Tuned,
-    baselines: Baselines,
     scopes: Scopes,
     sizes: Mapping[str, int],
     goal: Goal,
@@ -144,8 +161,6 @@ def lay(
     ----------
     tuned
         Scores on tune.
-    baselines
-        The rivals.
     scopes
         How traffic is cut.
     sizes
@@ -155,7 +170,7 @@ def lay(
     tiers
         Names, for the report.
     """
-    laid = Laid({}, {}, {})
+    laid = Laid({}, {}, {}, {})
     for view in scopes.views:
         scope, n = view.scope, sizes[view.scope]
         rows = tuned.rows_of(scopes, scope)
@@ -164,14 +179,13 @@ def lay(
         table = tuned.tables[view.models].take(rows)
         cheap = table.risk.shape[1]
         chosen: dict[str, Choice] = {name: choose_path(table, name, scope, n, goal) for name in (CASCADE, ROUTE_ONLY)}
-        coins = [coin_path("coin", scope, cheap, tier) for tier in range(cheap)]
-        chosen["coin"] = best_path(table, coins, n, goal)
-        rivals = {"knn": tuned.neighbours[rows], "isotonic": baselines.isotonic[view.models].risk(table.risk)}
-        for name, risk in rivals.items():
-            rival = table.scored_by(risk)
+        chosen[COIN] = best_path(table, [coin_path(COIN, scope, cheap, tier) for tier in range(cheap)], n, goal)
+        for name, risks in tuned.rivals.items():
+            rival = table.scored_by(risks[view.models][rows])
             chosen[name] = best_path(rival, confidence_paths(rival, name, scope), n, goal)
         for name, choice in chosen.items():
             laid.policies[scope, name], laid.plans[scope, name] = choice.policy, choice.plan
+            laid.costs[scope, name] = choice.expected_cost, float(table.cost[:, -1].mean())
         laid.choices[scope] = {name: _told(choice, tiers, table) for name, choice in chosen.items()}
     return laid
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["smooth_ridge", "sparse_ridge", "stack"]
+__all__ = ["linear_stack", "smooth_ridge", "sparse_ridge", "stack"]
 
 Float = NDArray[np.float64]
 
@@ -74,6 +74,22 @@ def stack(columns: Float, target: Float, strength: float) -> tuple[Float, float]
             weights[used] = fitted[:-1] / spread[used]
             return weights, float(fitted[-1] - weights @ center)
         used[np.flatnonzero(used)[int(np.argmin(fitted[:-1]))]] = False
+
+
+def linear_stack(columns: Float, target: Float, strength: float) -> tuple[Float, float]:
+    """Fit ridge weights of a few score columns, none negative, and an intercept; otherwise as `stack`."""
+    center, spread = columns.mean(axis=0), columns.std(axis=0)
+    used = spread > 1e-12
+    weights = np.zeros(columns.shape[1])
+    while used.any():
+        design = (columns[:, used] - center[used]) / spread[used]
+        gram = design.T @ design + strength * np.eye(int(used.sum()))
+        fitted = np.linalg.solve(gram, design.T @ (target - target.mean()))
+        if (fitted >= 0.0).all():
+            weights[used] = fitted / spread[used]
+            break
+        used[np.flatnonzero(used)[int(np.argmin(fitted))]] = False
+    return weights, float(target.mean() - weights @ center)
 
 
 def _logistic(design: Float, target: Float, penalty: Float) -> Float:

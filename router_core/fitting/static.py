@@ -30,7 +30,7 @@ from router_core.static_encoder import StaticArrays, StaticEncoder
 from router_core.text_features import BUCKETS, STATISTICS, TextFeatures, text_features
 from router_core.text_space import TextSpace, Vocabulary
 
-__all__ = ["StaticTrainer"]
+__all__ = ["StaticTrainer", "label_levels"]
 
 Float = NDArray[np.float64]
 
@@ -96,7 +96,7 @@ class StaticTrainer:
         passes = examples.passes()[:, :-1].astype(np.float64)
         target: Float = np.column_stack((passes, examples.difficulty(), examples.quality))
         space, sparse, dense = _read_texts(examples.text, seed)
-        labels, levels = _labels(examples)
+        labels, levels = label_levels(examples)
         fold = _folds(examples.text, rng)
         frequencies, codes = self._frequencies(space, len(labels) + 1, rng)
 
@@ -201,7 +201,7 @@ def _shrunk(rows: NDArray[np.intp], target: Float, toward: Float, strength: floa
     return np.asarray((total + strength * toward) / (count + strength))
 
 
-def _labels(examples: Examples) -> tuple[list[tuple[str, str]], list[NDArray[np.intp]]]:
+def label_levels(examples: Examples) -> tuple[list[tuple[str, str]], list[NDArray[np.intp]]]:
     """Labels in sorted order, and per level of masking the label row of every query.
 
     Level 0 masks everything, the next names the task, the last names the subtask where there is one.

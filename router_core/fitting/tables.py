@@ -15,12 +15,13 @@ from router_core.records import Records
 from router_core.router import Scopes
 from router_core.scoring import Scorer, View
 
-__all__ = ["HiddenFrom", "Progress", "bad_answers", "evidence_of", "score_table", "views_of"]
+__all__ = ["HiddenFrom", "Known", "Progress", "bad_answers", "evidence_of", "score_table", "views_of"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done and how much there is."""
 
 Known = Mapping[tuple[int, tuple[int, ...]], Sequence[Evidence | None]]
+"""Evidence of every row's answer, by tier and the tiers tried before it."""
 
 
 def bad_answers(records: Records, tolerance: float) -> NDArray[np.uint8]:

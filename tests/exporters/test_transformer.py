@@ -30,6 +30,8 @@ from router_core.bundle import Bundle
 from router_core.encoder import Encoder, Examples, load_encoder
 from router_core.errors import InputError
 from router_core.fitting.fit_bundle import FitSettings, fit
+from router_core.fitting.stack import StackTrainer
+from router_core.fitting.static import StaticTrainer
 from router_core.groups import normalise
 from router_core.router import Router
 from router_core.text_tokens import TextTokens
@@ -69,6 +71,29 @@ def test_training_gives_an_encoder_that_its_parts_give_back(trainer: Transformer
     assert trainer.train(examples, seed=1).parts() == fitted.parts()
     other = TransformerTrainer(trainer.source_name, trainer.options)
     assert other.train(examples, seed=1).parts() == fitted.parts()
+
+
+def test_the_router_serves_as_a_base_of_the_stack(trainer: TransformerTrainer) -> None:
+    """Static + transformer + neighbours: the loaded stack predicts as the fitted one, byte for byte the same twice."""
+    examples = tiny_examples(80)
+    stacked = StackTrainer([StaticTrainer(), trainer])
+    fitted = stacked.train(examples, seed=0)
+    parts = fitted.parts()
+    assert {"base0.encoder.npz", "base1.encoder.onnx", "base1.tokenizer.json"} < set(parts)
+    assert stacked.train(examples, seed=0).parts() == parts
+    served = load_encoder(parts)
+    assert served.hidden_size == tiny_options().hidden
+    for text in [*examples.text[:10], "something else entirely", ""]:
+        one, two = fitted.predict(text, "sums", "long"), served.predict(text, "sums", "long")
+        assert np.array_equal(one.pass_probability, two.pass_probability)
+        assert np.array_equal(one.gap, two.gap)
+        assert np.array_equal(one.hidden, two.hidden)
+
+
+def test_a_trainer_goes_by_its_name(folder: Path) -> None:
+    """The source names it unless it was named."""
+    assert TransformerTrainer(str(folder)).name == str(folder)
+    assert TransformerTrainer(str(folder), name="minilm6").name == "minilm6"
 
 
 def test_labels_bear_on_the_head_but_not_on_the_hidden_vector(trainer: TransformerTrainer) -> None:

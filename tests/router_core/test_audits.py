@@ -203,7 +203,7 @@ def test_a_backlog_stops_choosing(ledger: Ledger) -> None:
         ({"rate": 1.1}, "audit rate"),
         ({"budget_usd": 0.0}, "budget_usd"),
         ({"window_s": float("inf")}, "window_s"),
-        ({"grade": "vibes"}, "unknown grade"),
+        ({"grade": "vibes"}, "unknown metric"),
     ],
 )
 def test_wrong_plans_are_refused(values: dict[str, Any], said: str) -> None:

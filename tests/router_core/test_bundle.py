@@ -18,6 +18,7 @@ from router_core.bundle import Bundle
 from router_core.fitting import fit
 from router_core.folder import MANIFEST
 from router_core.keys import KeyLedger
+from router_core.route_text import ROUTE_TEXT_VERSION
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_parts_must_fit_together(copy: Path, small_bundle: Path) -> None:
     _reseal(copy, {"route_text": 99})
     with pytest.raises(BundleError, match="route text 99"):
         Bundle.load(copy)
-    _reseal(copy, {"route_text": 1, "id": "0" * 64})
+    _reseal(copy, {"route_text": ROUTE_TEXT_VERSION, "id": "0" * 64})
     with pytest.raises(BundleError, match="not that of its parts"):
         Bundle.load(copy)
     shown = json.loads((small_bundle / "certificates.json").read_bytes())
@@ -137,7 +138,7 @@ def test_output_is_checked_before_the_work(tmp_path: Path, small_bundle: Path, m
     (damaged / "keys.npz").write_bytes(b"")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(sys.modules["router_core.fitting.fit_bundle"], "Fitter", None)
+    monkeypatch.setattr(sys.modules["router_core.fitting.fit_bundle"], "choose_encoder", None)
     for out, error in (("file/b", InputError), ("damaged", BundleError), ("here", InputError)):
         with pytest.raises(error):
             fit(small_records(), out=tmp_path / out)

@@ -50,11 +50,24 @@ def test_take_keeps_rows_together() -> None:
     assert len(some) == 2
 
 
+def test_groups_are_those_given_or_texts_alike() -> None:
+    """Without names, case and punctuation do not make another question; names are kept by `take`."""
+    some = examples([[0.0, 1.0]] * 3)
+    alike = Examples(["Why?", "why", "who"], some.task, some.subtask, some.quality, some.cost, 0.0, some.tiers)
+    assert alike.groups().tolist() == [0, 0, 1]
+    named = Examples(some.text, some.task, some.subtask, some.quality, some.cost, 0.0, some.tiers, ["a", "b", "a"])
+    assert named.groups().tolist() == [0, 1, 0]
+    assert named.take([2, 1]).group == ["a", "b"]
+    assert named.take([2, 0]).groups().tolist() == [0, 0]
+
+
 def test_examples_refuse_shapes_that_do_not_fit() -> None:
     """Wrong lengths, wrong shapes and a lone tier are input errors."""
     good = examples([[0.0, 1.0]])
     with pytest.raises(InputError, match="one task and one subtask"):
         Examples(good.text, [], [], good.quality, good.cost, 0.0, good.tiers)
+    with pytest.raises(InputError, match="one group"):
+        Examples(good.text, good.task, good.subtask, good.quality, good.cost, 0.0, good.tiers, ["a", "b"])
     with pytest.raises(InputError, match="shape"):
         Examples(good.text, good.task, good.subtask, good.quality[:, :1], good.cost, 0.0, good.tiers)
     with pytest.raises(InputError, match="two tiers"):
@@ -89,7 +102,7 @@ def test_importing_the_encoder_imports_nothing_heavy() -> None:
     """Serving needs numpy alone."""
     heavy = "{'scipy', 'sklearn', 'pandas', 'numba', 'crepes', 'torch', 'transformers'}"
     code = (
-        "import sys, router_core.encoder, router_core.static_encoder;"
+        "import sys, router_core.encoder, router_core.static_encoder, router_core.stack_encoder;"
         f"found = {heavy} & {{name.partition('.')[0] for name in sys.modules}};"
         "sys.exit(', '.join(sorted(found)) or 0)"
     )

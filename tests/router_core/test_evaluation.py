@@ -1,6 +1,7 @@
 """evaluate(): the contract's structure, and figures that can be checked by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,16 @@ import pytest
 from bundles import TIERS, small_records
 
 from router_core import InputError
+from router_core.bundle import Bundle
 from router_core.evaluation import evaluate
+from router_core.fitting.rivals import BASELINES, RIVALS, Baselines
 from router_core.kernels import sweep
 from router_core.outcomes import Outcome, apgr_and_cpt, describe_outcome
+from router_core.plots import plot_evaluation
 
 POLICIES = {
-    "routenlp", "route_only", "random_same_cost", "coin_certified", "knn_certified", "isotonic_certified", "oracle",
-    *(f"always:{tier}" for tier in TIERS),
+    "routenlp", "route_only", "random_same_cost", "coin_certified", "knn_certified", "isotonic_certified",
+    "mf_certified", "cluster_certified", "oracle", *(f"always:{tier}" for tier in TIERS),
 }  # fmt: skip
 FIGURES = {
     "quality", "cost", "quality_ratio", "cost_ratio", "quality_ratio_ci", "cost_ratio_ci", "share", "joint_risk",
@@ -33,9 +37,11 @@ def test_contract(small_bundle: Path) -> None:
     for scope in (*report["tasks"].values(), report["overall"]):
         assert set(scope["policies"]) == POLICIES
         assert all(set(figures) == FIGURES for figures in scope["policies"].values())
-        assert set(scope["frontier"]) == {"routenlp", "knn", "isotonic"}
-        first = scope["frontier"]["routenlp"][0]
-        assert first == {"lambda": 0.0, "cost_ratio": 1.0, "quality_ratio": 1.0, "joint_risk": 0.0}
+        assert set(scope["frontier"]) == {"routenlp", "knn", "isotonic", "mf", "cluster"}
+        for path in scope["frontier"].values():
+            assert path[0] == {"lambda": 0.0, "cost_ratio": 1.0, "quality_ratio": 1.0, "joint_risk": 0.0}
+            assert path[-1]["lambda"] == 1.0
+    assert report["absent"] == {}
     assert report["overall"]["certificate"] is None
     assert set(report["tasks"]["mood"]["certificate"]) == {
         "risk", "alpha", "delta", "n", "bad", "certified", "lower_bound",
@@ -51,6 +57,60 @@ def test_reference_and_oracle(small_bundle: Path) -> None:
     assert oracle["joint_risk"] == 0.0
     assert oracle["cost_ratio"] < 1.0
     assert oracle["share"]["small"] > 0.0
+
+
+def test_rivals_are_evaluated_as_certified(small_bundle: Path) -> None:
+    """On the calib rows every rival serves exactly the bad answers that its certificate counted."""
+    bundle = Bundle.load(small_bundle)
+    report = evaluate(bundle, small_records(), split="calib")
+    for scope in ("mood", "sum", "*"):
+        for name in BASELINES:
+            shown = bundle.certificates[scope, name]
+            assert report["tasks"][scope]["policies"][f"{name}_certified"]["joint_risk"] == (shown.bad or 0) / shown.n
+
+
+def _without(bundle: Bundle, rival: str) -> Bundle:
+    """The bundle as an earlier version, that knew no such rival, would have made it."""
+    known = Baselines.from_parts(bundle.baselines)
+    kept = Baselines({name: model for name, model in known.models.items() if name != rival})
+    return replace(
+        bundle,
+        baselines={**bundle.baselines, **kept.parts()},
+        policies={key: path for key, path in bundle.policies.items() if key[1] != rival},
+        certificates={key: shown for key, shown in bundle.certificates.items() if key[1] != rival},
+    )
+
+
+def test_a_bundle_without_a_rival_says_so(small_bundle: Path, tmp_path: Path) -> None:
+    """An older bundle is evaluated and drawn; what it lacks is null, with a reason, and the rest is as it was."""
+    bundle = Bundle.load(small_bundle)
+    report, full = evaluate(_without(bundle, "mf"), small_records()), evaluate(bundle, small_records())
+    json.dumps(report, allow_nan=False)
+    assert set(report["absent"]) == {"mf_certified"}
+    assert "fit it again" in report["absent"]["mf_certified"]
+    for scope, told in (*report["tasks"].items(), ("overall", report["overall"])):
+        whole = full["overall"] if scope == "overall" else full["tasks"][scope]
+        assert told["policies"] == {**whole["policies"], "mf_certified": None}
+        assert told["frontier"] == {**whole["frontier"], "mf": None}
+    plot_evaluation(report, tmp_path / "p.png")
+    bare = replace(bundle, baselines={})
+    assert set(evaluate(bare, small_records())["absent"]) == {f"{name}_certified" for name in RIVALS}
+
+
+def test_random_mix_costs_no_more_and_has_a_tier_whatever_ours_costs(small_bundle: Path) -> None:
+    """Below the cheapest tier the mix is that tier, wherever it stands; above the dearest it is the best one."""
+    bundle = Bundle.load(small_bundle)
+    last = {key: path.at(len(path.start) - 1) for key, path in bundle.policies.items()}
+    for means, expected in (
+        ([[0.9, 5.0], [0.5, 2.0], [0.8, 4.0]], {"small": 0.0, "medium": 1.0, "large": 0.0}),
+        ([[0.9, 0.0], [0.5, 0.0], [0.8, 4.0]], {"small": 1.0, "medium": 0.0, "large": 0.0}),
+    ):
+        names = ("overall", *(view.scope for view in bundle.scopes.views))
+        settings = {**bundle.settings, "train_means": dict.fromkeys(names, means)}
+        report = evaluate(replace(bundle, policies=last, settings=settings), small_records())
+        for told in (report["overall"], *report["tasks"].values()):
+            assert told["policies"]["routenlp"]["cost_ratio"] < 0.5
+            assert told["policies"]["random_same_cost"]["share"] == expected
 
 
 def test_selective_is_bad_over_accepted() -> None:

@@ -103,7 +103,7 @@ def test_metrics_may_differ_by_task(tmp_path: Path, ledger: Ledger) -> None:
         _records(ledger, tmp_path, metric={"sum": "f1"})
     with pytest.raises(InputError, match="grade"):
         _records(ledger, tmp_path, metric=lambda a, b: 2.0)
-    with pytest.raises(InputError, match="unknown grade"):
+    with pytest.raises(InputError, match="unknown metric"):
         _records(ledger, tmp_path, metric="bleu")
 
 

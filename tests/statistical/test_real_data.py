@@ -13,6 +13,7 @@ from scipy.stats import binom
 
 from router_core.bundle import Bundle
 from router_core.fitting import calibrate, fit
+from router_core.fitting.rivals import BASELINES, RIVALS
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.records import Records, read_records
 from router_core.redraws import Pool, coverage, pool_of, replayed
@@ -90,6 +91,29 @@ def test_joint_certificate_holds(pool: Pool, policy: str, alpha: float) -> None:
     """P(joint risk of the deployed policy > alpha) <= delta over redraws of calib."""
     violations, limit = coverage(pool, policy, alpha, DELTA)
     assert violations <= limit
+
+
+@pytest.mark.parametrize("rival", BASELINES)
+def test_certificates_of_rivals_hold(pool: Pool, rival: str) -> None:
+    """Rivals go through the very same test, so what is shown of them holds as well."""
+    violations, limit = coverage(pool, rival, 0.05, DELTA)
+    note(f"{rival}: {violations}/2000, limit {limit}")
+    assert violations <= limit
+
+
+def test_rivals_that_choose_their_step_by_what_they_see_fail(pool: Pool) -> None:
+    """Mutant: the last step of a rival's path whose seen risk is at most alpha breaks its bound."""
+    alpha, draws, rng = 0.05, 2_000, np.random.default_rng(2)
+    limit = int(binom.isf(1e-4, draws, DELTA))
+    over = dict.fromkeys(RIVALS, 0)
+    for rival in over:
+        bad = pool.bad[rival]
+        risk = bad.mean(axis=1)
+        for _ in range(draws):
+            seen = bad[:, rng.integers(0, bad.shape[1], size=pool.calib)].mean(axis=1)
+            over[rival] += bool(risk[np.flatnonzero(seen <= alpha)[-1]] > alpha)
+    note(f"plug-in rivals {over}, limit {limit}")
+    assert max(over.values()) > limit
 
 
 def test_plug_in_mutant_fails(pool: Pool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -182,9 +183,7 @@ def _changed(folder: Path) -> None:
 
 def _manifest_changed(folder: Path) -> None:
     text = (folder / "manifest.json").read_text()
-    (folder / "manifest.json").write_text(
-        text.replace('"route_text":1', '"route_text":2').replace('"route_text": 1', '"route_text": 2')
-    )
+    (folder / "manifest.json").write_text(re.sub(r'"route_text": ?\d+', '"route_text":99', text))
 
 
 def _newer(folder: Path) -> None:

@@ -104,7 +104,7 @@ def test_fit_certifies_by_leaf(
     rows = [row | {"task": f"job/{row['task']}"} for row in small_rows]
     file = write_rows(tmp_path / "r.jsonl", rows)
     said = run("fit", file, "--out", tmp_path / "b", "--tiers", ",".join(TIERS), "--certify-by", "leaf", "--risk",
-               "retention", "--alpha", 0.2)  # fmt: skip
+               "retention", "--alpha", 0.2, "--encoder", "static")  # fmt: skip
     assert said.code == 0, said.err
     bundle = Bundle.load(tmp_path / "b")
     assert {scope for scope, _ in bundle.certificates} == {"job/mood", "job/sum", "job/*"}

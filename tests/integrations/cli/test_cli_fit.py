@@ -17,7 +17,7 @@ from router_core.bundle import Bundle
 from router_core.certificate import allowed_bad, minimum_n
 
 Rows = list[dict[str, Any]]
-FIT = ("--tiers", ",".join(TIERS), "--alpha", "0.1")
+FIT = ("--tiers", ",".join(TIERS), "--alpha", "0.1", "--encoder", "static")
 
 
 class Fitted(NamedTuple):
@@ -131,7 +131,7 @@ def test_shared_file_end_to_end(shared: Path, tmp_path: Path, run: Callable[...,
     """One real file: fit, inspect and evaluate agree on what was certified, and routing saves money."""
     file = shared / "routing/finance_fomc.parquet"
     bundle, report = tmp_path / "b", tmp_path / "report.json"
-    assert run("fit", file, "--out", bundle, "--tiers", "gpt-3.5-turbo,gpt-4").code == 0
+    assert run("fit", file, "--out", bundle, "--tiers", "gpt-3.5-turbo,gpt-4", "--encoder", "static").code == 0
     assert run("evaluate", bundle, file, "--json", report, "--plot", tmp_path / "p.png").code == 0
     told = json.loads(report.read_text())
     shown = next(

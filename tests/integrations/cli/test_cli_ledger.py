@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from ledgers import both, escalated, look, url_of
 
 from router_core import Answer, Attempt, Route
 from router_core.audits import AuditDecision
+from router_core.bundle import Bundle
 from router_core.ledger import Ledger, new_id
 
 
@@ -94,6 +96,27 @@ def test_fit_calibrate_and_evaluate_read_a_ledger(tmp_path: Path, run: Callable[
     assert "calib" in said.out
 
 
+def test_watch_reads_a_ledger(small_bundle: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
+    """Audits in a ledger are what the watch judges a certificate by."""
+    bundle = Bundle.load(small_bundle)
+    url = url_of(tmp_path, "watched.db")
+    (scope, policy), shown = next((key, one) for key, one in bundle.certificates.items() if one.certified)
+    task = scope.partition("/")[0]
+    with Ledger(url) as ledger:
+        for i in range(40):
+            attempts = (Attempt("small", 0.9, 1e-5, True, "x"),)
+            claim = {"scope": scope, "n": shown.n}
+            route = Route("small", Answer("x"), attempts, 1e-5, task, scope, policy, bundle.id, claim, "x")
+            decision = AuditDecision(f"id{i}", True, 0.5)
+            ledger.append(route, reference="large", audit=decision)
+            ledger.audited(decision.id, (), position=1, quality={"small": 1.0}, value=1.0, text=None)
+    folder = tmp_path / "bundle"
+    shutil.copytree(small_bundle, folder)  # an alarm writes beside the bundle
+    said = run("watch", folder, url, "--json")
+    assert said.code == 0, said.err
+    assert '"n": 40' in said.out
+
+
 BAD = [
     pytest.param(["stats", "sqlite:///none.db"], ["none.db", "no such database"], id="no database"),
     pytest.param(["stats", "sqlite:///other.db"], ["not a ledger"], id="not a ledger"),
@@ -107,7 +130,7 @@ BAD = [
     pytest.param(["export", "URL", "--out", "no/x.jsonl"], ["no does not exist"], id="folder"),
     pytest.param(["export", "URL", "--out", "x.jsonl", "--what", "all"], ["--what 'all'"], id="what"),
     pytest.param(["export", "URL", "--out", "x.jsonl", "--split", "best"], ["unknown split 'best'"], id="split"),
-    pytest.param(["export", "URL", "--out", "x.jsonl", "--metric", "vibes"], ["unknown grade"], id="metric"),
+    pytest.param(["export", "URL", "--out", "x.jsonl", "--metric", "vibes"], ["unknown metric"], id="metric"),
     pytest.param(["export", "URL", "--out", "x.jsonl", "--since", "once"], ["'once' is no date"], id="since"),
     pytest.param(["export", "URL", "--out", "x.jsonl", "--since", "2999-01-01"], ["nothing to write"], id="nothing"),
     pytest.param(

@@ -128,7 +128,7 @@ def test_uncertified_free_and_hopeless_reports_are_drawn(report: dict[str, Any],
     text = (tmp_path / "bare.svg").read_text()
     assert text.startswith("<?xml")
     assert "no certificate at joint risk" in _texts(bare)
-    assert "kNN" not in _texts(bare)
+    assert "knn" not in _texts(bare)
 
 
 def test_policies_that_certified_nothing_say_so(report: dict[str, Any]) -> None:

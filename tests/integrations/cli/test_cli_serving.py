@@ -22,6 +22,8 @@ POLICIES = {
     "coin_certified",
     "knn_certified",
     "isotonic_certified",
+    "mf_certified",
+    "cluster_certified",
     "oracle",
 }
 

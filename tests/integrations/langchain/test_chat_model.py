@@ -135,10 +135,10 @@ def test_log_probabilities_become_a_signal(make: Make, easy: str) -> None:
     for name, wanted in (("small", {"mean_logprob": -1.0}), ("medium", {}), ("large", {})):
         query: list[BaseMessage] = [HumanMessage(easy)]
         assert answer_of(tiers[name]._generate(query), query).signals == wanted
-        screen = Screen(final=True)
+        screen = Screen(Call(query, None, {}), final=True)
         for chunk in tiers[name]._stream(query):
             screen.add(chunk)
-        assert screen.answer(Call(query, None, {})).signals == wanted
+        assert screen.answer().signals == wanted
 
 
 # Construction
@@ -307,8 +307,8 @@ class _Same(ScriptedModel):
 
     message: ClassVar[AIMessage] = AIMessage("The answer is good.")
 
-    def _result(self, messages: Any) -> Any:
-        result = super()._result(messages)
+    def _result(self, messages: Any, kwargs: Any) -> Any:
+        result = super()._result(messages, kwargs)
         result.generations[0].message = _Same.message
         return result
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from bundles import DOUBTFUL
+from bundles import DOUBTFUL, TIERS
 from langchain_core.messages import AIMessageChunk, HumanMessage
-from scripted import USAGE, Make, ask, route_of
+from scripted import USAGE, Make, ScriptedModel, ask, route_of
+
+from routenlp_integrations.langchain import RoutingChatModel
+from routenlp_integrations.langchain.planning import streamed_policy
+from router_core.errors import TierError
+from router_core.router import Router
 
 
 async def chunks_of(model: Any, how: str, query: str) -> list[AIMessageChunk]:
@@ -39,13 +45,51 @@ async def test_words_come_one_by_one(make: Make, easy: str, how: str, policy: st
     assert [call["how"] for call in tiers["small"].calls] == [how]
 
 
-def test_the_first_word_does_not_wait_for_the_second(make: Make, easy: str) -> None:
-    """Nothing is held back once there is text: a stream that breaks after one word has shown it."""
-    model, _ = make({"small": {"fails": ConnectionError("cut"), "fails_after": 2}})
+@pytest.mark.parametrize("how", ["stream", "astream"])
+async def test_a_stream_that_breaks_after_a_word_raises(make: Make, easy: str, how: str) -> None:
+    """Nothing is held back once there is text; what was shown cannot be taken back, so the tier's failure is raised."""
+    model, tiers = make({"small": {"fails": ConnectionError("sk-secret cut"), "fails_after": 3}})
+    with pytest.raises(TierError, match=r"small failed .* after 10 characters .*: ConnectionError") as caught:
+        await chunks_of(model, how, easy)
+    assert isinstance(caught.value.__cause__, ConnectionError)
+    assert "sk-secret" not in str(caught.value)
+    assert [len(tiers[name].calls) for name in ("small", "medium", "large")] == [1, 0, 0]
     stream = model.stream(easy)
-    assert [next(stream).text, next(stream).text] == ["", "The"]
-    with pytest.raises(ConnectionError):
+    assert [next(stream).text for _ in range(3)] == ["", "The", " answer"]
+    with pytest.raises(TierError):
         next(stream)
+
+
+@pytest.mark.parametrize("how", ["stream", "astream"])
+@pytest.mark.parametrize(("on_failure", "tier"), [("reference", "large"), ("next", "medium")])
+async def test_a_stream_that_breaks_before_a_word_goes_on(
+    make: Make, easy: str, how: str, on_failure: str, tier: str
+) -> None:
+    """Before anything was shown a failing stream is like any failing tier."""
+    model, _ = make({"small": {"fails": ConnectionError("cut"), "fails_after": 1}}, on_failure=on_failure)
+    message = await ask(model, how, easy)
+    route = route_of(message)
+    assert (route["tier"], message.text) == (tier, "The answer is good.")
+    assert "small failed: ConnectionError" in route["attempts"][0]["reason"]
+    assert (route["certificate"] is None) == (on_failure == "next")
+
+
+def test_auto_buffers_where_only_the_cascade_was_certified(small_router: Router, easy: str) -> None:
+    """The choice "auto" streams by the policy that was certified, and by the route where both or neither was."""
+    tiers = {name: ScriptedModel(model_name=name) for name in TIERS}
+    for cascade, direct, expected in ((1, 0, "cascade"), (1, 1, "route_only"), (0, 0, "route_only")):
+        certificates = dict(small_router.certificates)
+        for policy, shown in (("cascade", cascade), ("route_only", direct)):
+            certificates["mood", policy] = replace(certificates["mood", policy], certified=bool(shown), step=shown)
+        router = replace(small_router, certificates=certificates)
+        assert streamed_policy(router, "auto", "mood") == expected
+        assert streamed_policy(router, "route", "mood") == "route_only"
+        assert streamed_policy(router, "buffer", "mood") == "cascade"
+        assert streamed_policy(router, "auto", "never calibrated") == "route_only"
+        model = RoutingChatModel(router=router, tiers=tiers, task="mood")
+        assert (
+            sum(route is not None for route in (c.response_metadata.get("routenlp") for c in model.stream(easy))) == 1
+        )
 
 
 @pytest.mark.parametrize("how", ["stream", "astream"])

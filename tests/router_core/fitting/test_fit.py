@@ -90,12 +90,12 @@ def test_small_task_escalates_and_names_its_n() -> None:
 
 
 def test_each_scope_and_policy_has_a_certificate(small_bundle: Path) -> None:
-    """Two tasks give three scopes; each has both policies and the three rivals, at its own delta."""
+    """Two tasks give three scopes; each has both policies and every rival, at its own delta."""
     bundle = Bundle.load(small_bundle)
     assert {scope for scope, _ in bundle.certificates} == {"mood", "sum", "*"}
     for scope in ("mood", "sum", "*"):
         names = {name for found, name in bundle.certificates if found == scope}
-        assert names == {CASCADE, ROUTE_ONLY, "coin", "knn", "isotonic"}
+        assert names == {CASCADE, ROUTE_ONLY, "coin", "knn", "isotonic", "mf", "cluster"}
     assert all(c.delta == 0.1 and c.use_count == 1 for c in bundle.certificates.values())
 
 

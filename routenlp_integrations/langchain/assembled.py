@@ -1,0 +1,168 @@
+"""A router with a chat model behind every tier: how it is put together, what it says of itself, how it is copied."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from langchain_core.language_models import LangSmithParams, ModelProfile
+from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
+from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
+
+from routenlp_integrations.langchain.capabilities import Abilities, abilities_of, check_declared, common_profile
+from routenlp_integrations.langchain.configured import ConfiguredChatModel
+from routenlp_integrations.langchain.planning import StreamPolicy, Uncalibrated
+from routenlp_integrations.langchain.serialising import Frozen, as_json, frozen
+from routenlp_integrations.langchain.tiers import TierModel
+from router_core.cascade import OnFailure, OnReferenceFailure, match_tiers
+from router_core.errors import BundleError, InputError
+from router_core.policy import CASCADE
+from router_core.router import Router
+
+__all__ = ["BUNDLE_VARIABLE", "AssembledChatModel"]
+
+BUNDLE_VARIABLE = "ROUTENLP_BUNDLE"
+"""Environment variable with the folder of a bundle, read when none is given."""
+
+
+class AssembledChatModel(ConfiguredChatModel):
+    """The parts and the identity of a `RoutingChatModel`, which documents them."""
+
+    bundle: str | None = None
+    router: InstanceOf[Router] = Field(repr=False, exclude=True)
+    tiers: Mapping[str, Any] = Field(repr=False, exclude=True)
+    task: str | None = None
+    stream_policy: StreamPolicy = "auto"
+    capabilities: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    uncalibrated: Uncalibrated = "reference"
+    on_failure: OnFailure = "reference"
+    on_reference_failure: OnReferenceFailure = "raise"
+    temperature: float | None = None
+    max_tokens: int | None = None
+    timeout: float | dict[str, float] | None = None
+    stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    max_retries: int | None = None
+    streaming: bool = False
+
+    model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
+
+    _models: dict[str, TierModel] = PrivateAttr(default_factory=dict)
+    _abilities: dict[str, Abilities] = PrivateAttr(default_factory=dict)
+    _told: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _load(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("router") is not None:
+            return given
+        bundle = given.get("bundle") or os.environ.get(BUNDLE_VARIABLE)
+        if bundle is None:
+            msg = f"no bundle was given; name its folder, or set {BUNDLE_VARIABLE}"
+            raise InputError(msg)
+        router = Router.load(bundle)
+        if given.get("bundle_id") not in (None, router.bundle_id):
+            msg = f"bundle {bundle} is another one than was serialised; its id is {router.bundle_id}"
+            raise BundleError(msg)
+        return {**given, "bundle": str(Path(bundle).resolve()), "router": router}
+
+    @model_validator(mode="after")
+    def _match(self) -> Self:
+        names = self.router.portfolio.names
+        match_tiers(self.tiers, names)
+        check_declared(self.capabilities, names)
+        if isinstance(self.timeout, dict) and not set(self.timeout) <= set(names):
+            msg = f"timeout names {', '.join(sorted(self.timeout))}; the tiers are {', '.join(names)}"
+            raise InputError(msg)
+        self._models = {name: TierModel.of(name, self.tiers[name]) for name in names}
+        self._abilities = {
+            name: abilities_of(tier, self.capabilities.get(name, {})) for name, tier in self._models.items()
+        }
+        self._told = {name: tier.identity for name, tier in self._models.items()}
+        if self.output_version is None and {tier.model.output_version for tier in self._models.values()} == {"v1"}:
+            self.output_version = "v1"
+        return self
+
+    # What it is
+
+    @property
+    def _llm_type(self) -> str:
+        return "routenlp"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {
+            "model_name": self._name,
+            "bundle": self.router.bundle_id,
+            "tiers": self._told,
+            "task": self.task,
+            "policies": {"invoke": CASCADE, "stream": self.stream_policy},
+            "capabilities": {name: dict(stated) for name, stated in self.capabilities.items()},
+            "uncalibrated": self.uncalibrated,
+            "on_failure": self.on_failure,
+            "on_reference_failure": self.on_reference_failure,
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "timeout": self.timeout,
+            "stop_sequences": self.stop,
+        }
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        # The serialised form, which LangChain would take, does not say what the bundle at its path holds.
+        return str(sorted({**self._get_invocation_params(stop=stop), **kwargs}.items()))
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
+        params["ls_provider"] = "routenlp"
+        params.setdefault("ls_model_name", self._name)
+        return params
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        models = [TierModel.of(name, tier) for name, tier in self.tiers.items()]
+        return common_profile([abilities_of(tier, self.capabilities.get(tier.name, {})) for tier in models])
+
+    @property
+    def _name(self) -> str:
+        return f"routenlp-{self.router.bundle_id[:12]}"
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        # Tiers hold keys and headers; their names say enough.
+        told = [("bundle", self.router.bundle_id[:12]), ("tiers", list(self._models))]
+        return [*told, ("task", self.task), ("stream_policy", self.stream_policy)]
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Serialisable where it was loaded from a folder and its tiers are."""
+        return True
+
+    def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
+        """LangChain's JSON without secrets; see `routenlp_integrations.langchain.serialising`."""
+        own = {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if name not in ("bundle", "callbacks") and not field.exclude and name in self.model_fields_set
+        }
+        return as_json(self, self.bundle, self.router.bundle_id, self.tiers, own)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy that shares the router, which nobody changes, and the tiers, which hold open clients."""
+        shared = {} if memo is None else memo
+        shared.update({id(part): part for part in (self.router, *self.tiers.values())})
+        shared.update({id(tier.model): tier.model for tier in self._models.values()})
+        return super().__deepcopy__(shared)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle carries the router whole: it works where the bundle's folder is not."""
+        given = {name: getattr(self, name) for name in self.model_fields_set if name != "tiers"}
+        return _thawed, (type(self), given, {name: frozen(tier) for name, tier in self.tiers.items()})
+
+    def _check_tier(self, name: str) -> None:
+        self.router.portfolio.index(name)
+
+    def _declared(self, name: str) -> str:
+        return self.router.portfolio.tiers[self.router.portfolio.index(name)].model or name
+
+
+def _thawed(kind: type[AssembledChatModel], given: dict[str, Any], tiers: dict[str, Any]) -> AssembledChatModel:
+    """Inverse of `AssembledChatModel.__reduce__`."""
+    made = {name: tier.thawed() if isinstance(tier, Frozen) else tier for name, tier in tiers.items()}
+    return kind(**given, tiers=made)

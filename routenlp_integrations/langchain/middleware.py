@@ -1,0 +1,246 @@
+"""`RoutingMiddleware`: the tier of each model call of a LangChain agent is chosen by a router."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
+from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
+from langchain.chat_models import init_chat_model
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables.config import run_in_executor
+from langgraph.errors import GraphBubbleUp
+
+from routenlp_integrations.langchain.capabilities import abilities_of, lacking
+from routenlp_integrations.langchain.messages import answer_of, turns, with_route
+from routenlp_integrations.langchain.planning import content_departure, form_departure
+from routenlp_integrations.langchain.run_config import task_and_tier
+from routenlp_integrations.langchain.tiers import STRUCTURE, Call, TierModel
+from router_core.cascade import Answer, Route, advance, match_tiers, walk
+from router_core.errors import InputError
+from router_core.policy import ROUTE_ONLY
+from router_core.route_text import route_text
+from router_core.router import Router, Start
+
+__all__ = ["RoutingMiddleware"]
+
+Sticky = Literal["run"] | None
+Uncalibrated = Literal["route", "reference"]
+
+
+class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
+    """Sends each model call of a `create_agent` agent to the tier that the bundle's ``route_only`` policy chooses.
+
+    What is routed is the last human turn, so all calls of one run are routed alike. The agent binds its tools and
+    its response format to the tier that is chosen, and its system prompt stays; the model given to `create_agent`
+    is not called. Each call is one run of the tier, with the agent's callbacks. The route is in
+    ``response_metadata["routenlp"]`` of the message (and so in the agent's state), as `RoutingChatModel` gives it.
+
+    **What is promised.** Calib had plain questions and answers: no tools, no tool results, no structured output. A
+    call without any of these that keeps to the policy carries the certificate. For the others `uncalibrated`
+    decides: the default ``"route"`` routes them by the same policy, and a call that a cheap tier serves has
+    ``certificate`` None with the reason, since nothing was shown of it; the pass probabilities behind it are an
+    extrapolation. ``"reference"`` sends them to the reference tier, which keeps a certificate of the joint risk but
+    saves nothing on an agent with tools. The default is the one that does something: nearly every agent has tools.
+
+    A call goes to the reference tier when the tier chosen cannot do it by its `profile` (tool calling, images,
+    context length, ...), fails, or returns nothing. An error of the reference tier is raised as it is. In a stream
+    of tokens those of a tier that failed half-way have been shown by then; they are no message of the agent.
+
+    ``config={"configurable": {"task": "t", "tier": "frontier"}}`` names the task of a run and forces a tier.
+
+    Put it before other middleware, so that they see the model that is called. A middleware behind it that swaps
+    the model makes the route untrue.
+
+    Parameters
+    ----------
+    router
+        A loaded router, or the folder of a bundle.
+    tiers
+        For every tier of the portfolio a chat model, one with arguments bound to it, or a name that
+        `init_chat_model` takes.
+    task
+        Task of every run that does not name one, ``"task"`` or ``"task/subtask"``. None is the only task, or any.
+    sticky
+        ``"run"``: since the last human turn the tier may go up, not down, because switching throws away the
+        provider's prompt cache; a tier that failed is not asked again. None: each call is routed on its own.
+    uncalibrated
+        ``"route"`` or ``"reference"``; see above.
+
+    Raises
+    ------
+    InputError
+        When the names of the tiers are not the portfolio's (lists both sides), a tier is no chat model or has tools
+        bound to it, or an argument is unknown.
+    BundleError
+        When the bundle is changed, incomplete, newer than this reader, or none.
+
+    Examples
+    --------
+    >>> agent = create_agent(  # doctest: +SKIP
+    ...     frontier, tools=[search], middleware=[RoutingMiddleware("bundle/", {"cheap": cheap, "frontier": frontier})]
+    ... )
+    """
+
+    def __init__(
+        self,
+        router: Router | str | Path,
+        tiers: Mapping[str, Any],
+        *,
+        task: str | None = None,
+        sticky: Sticky = "run",
+        uncalibrated: Uncalibrated = "route",
+    ) -> None:
+        super().__init__()
+        if sticky not in ("run", None):
+            msg = f"sticky = {sticky!r} is unknown; use 'run' or None"
+            raise InputError(msg)
+        if uncalibrated not in get_args(Uncalibrated):
+            msg = f"uncalibrated = {uncalibrated!r} is unknown; use 'route' or 'reference'"
+            raise InputError(msg)
+        self.router = router if isinstance(router, Router) else Router.load(router)
+        self.task = task
+        self.sticky = sticky
+        self.uncalibrated = uncalibrated
+        self._names = self.router.portfolio.names
+        match_tiers(tiers, self._names)
+        self._models = {name: _tier(name, tiers[name]) for name in self._names}
+        self._abilities = {name: abilities_of(tier, {}) for name, tier in self._models.items()}
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any]:
+        """Call the model on the tier chosen, or on the reference tier where that fails."""
+        sent = _sent(request)
+        with closing(walk(self.router, self._start(request, sent))) as steps:
+            step, response = advance(steps), None
+            while isinstance(step, str):
+                try:
+                    response = handler(self._at(step, request))
+                except Exception as error:
+                    step = advance(steps, self._failure(step, error))
+                else:
+                    step = advance(steps, self._answer(step, response, sent))
+        return self._told(step, response)
+
+    async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+    ) -> ModelResponse[Any]:
+        """Call the model on the tier chosen, without blocking the event loop while it is chosen."""
+        sent = _sent(request)
+        with closing(walk(self.router, await run_in_executor(None, self._start, request, sent))) as steps:
+            step, response = advance(steps), None
+            while isinstance(step, str):
+                try:
+                    response = await handler(self._at(step, request))
+                except Exception as error:
+                    step = advance(steps, self._failure(step, error))
+                else:
+                    step = advance(steps, self._answer(step, response, sent))
+        return self._told(step, response)
+
+    def _start(self, request: ModelRequest[Any], sent: list[BaseMessage]) -> Start:
+        """Decide the tier of one call: by policy, then by what calib did not have, the run so far and the profiles."""
+        said = turns(sent)
+        text = route_text(said)
+        task, forced = task_and_tier()
+        task = task or self.task
+        if forced is not None:
+            return self.router.force(text, task, ROUTE_ONLY, forced, "tier forced by configurable['tier']")
+        asked = {"tools": request.tools, "tool_choice": request.tool_choice, "response_format": request.response_format}
+        new = form_departure({**request.model_settings, **asked}) or content_departure(sent)
+        start: Start | None = None
+        if new and self.uncalibrated == "reference":
+            tier, why = len(self._names) - 1, [new]
+        else:
+            start = self.router.start(text, task, ROUTE_ONLY)
+            tier, why = start.tier, [new, start.reason.removesuffix(f"; sent to {self._names[start.tier]}")]
+        departs = bool(new)
+        reached = self._reached(sent, said) if self.sticky else 0
+        if reached > tier:
+            tier, departs = reached, True
+            why.append(f"the run has gone up to {self._names[tier]}")
+        lacks = lacking(_needed(request, sent), self._abilities)
+        if (unable := self._names[tier]) in lacks:
+            why.append(f"{unable} lacks {lacks[unable]}")
+            tier, departs = max(k for k, name in enumerate(self._names) if name not in lacks), True
+        if start is not None and not departs:
+            return start
+        return self.router.force(text, task, ROUTE_ONLY, self._names[tier], "; ".join(filter(None, why)))
+
+    def _reached(self, sent: Sequence[BaseMessage], said: Sequence[tuple[str, str]]) -> int:
+        """The highest tier that has answered since the last human turn; read from the messages, so runs never mix."""
+        reached = 0
+        for message, (role, _) in zip(reversed(sent), reversed(said), strict=True):
+            if role == "human":
+                break
+            route = message.response_metadata.get("routenlp") if isinstance(message, AIMessage) else None
+            if route and route["bundle"] == self.router.bundle_id:
+                reached = max(reached, self._names.index(route["tier"]))
+        return reached
+
+    def _at(self, name: str, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        """The same request to another model; what is bound to the tier gives way to the request's own settings."""
+        tier = self._models[name]
+        return request.override(model=tier.model, model_settings={**tier.bound, **request.model_settings})
+
+    def _failure(self, name: str, error: Exception) -> Exception:
+        """The failure of a cheap tier; an error of the reference tier, or an interrupt of the graph, is raised."""
+        if name == self._names[-1] or isinstance(error, GraphBubbleUp):
+            raise error
+        return error
+
+    def _answer(self, name: str, response: ModelResponse[Any], sent: Sequence[BaseMessage]) -> Answer:
+        message = _answering(response)
+        if message is None:
+            return Answer("", covered="a middleware answered instead of the model")
+        answer = answer_of(ChatResult(generations=[ChatGeneration(message=message)]), sent)
+        if name == self._names[-1] and not answer.text.strip():
+            # An agent may end with an empty message; no tier is left that could say more.
+            return replace(answer, covered=answer.covered or "answer is empty")
+        return answer
+
+    def _told(self, route: Route, response: ModelResponse[Any] | None) -> ModelResponse[Any]:
+        """The served response with the route in its message's metadata."""
+        if response is None or (message := _answering(response)) is None:
+            return response or ModelResponse(result=[])
+        tier = self.router.portfolio.tiers[self.router.portfolio.index(route.tier)]
+        told = with_route(route, tier.model or tier.name).generations[0].message
+        return replace(response, result=[told if part is message else part for part in response.result])
+
+
+def _tier(name: str, given: Any) -> TierModel:
+    """Take what a tier may be given as."""
+    tier = TierModel.of(name, init_chat_model(given) if isinstance(given, str) else given)
+    if tier.bound.get("tools"):
+        msg = f"tier {name!r} has tools bound to it; give them to the agent, which binds them to the tier it calls"
+        raise InputError(msg)
+    return tier
+
+
+def _sent(request: ModelRequest[Any]) -> list[BaseMessage]:
+    """Everything the model will see."""
+    before = [] if request.system_message is None else [request.system_message]
+    return [*before, *request.messages]
+
+
+def _needed(request: ModelRequest[Any], sent: list[BaseMessage]) -> Call:
+    """The call that a request becomes, as far as a tier must be able to serve it."""
+    shape = request.response_format
+    params: dict[str, Any] = {**request.model_settings, "tools": request.tools}
+    if isinstance(shape, ToolStrategy):
+        params["tools"] = [*request.tools, *(spec.json_schema for spec in shape.schema_specs)]
+    elif isinstance(shape, ProviderStrategy):
+        params |= shape.to_model_kwargs()
+    elif shape is not None:
+        # The agent asks for a schema by tool call of a model that cannot be given one.
+        params[STRUCTURE] = shape
+    return Call(sent, None, params)
+
+
+def _answering(response: ModelResponse[Any]) -> AIMessage | None:
+    """The model's own message; structured output may be followed by a tool's."""
+    return next((part for part in response.result if isinstance(part, AIMessage)), None)

@@ -1,0 +1,24 @@
+"""The task and the tier that a run's configuration names, for code that is not handed the configuration."""
+
+from langchain_core.runnables import ensure_config
+
+from router_core.errors import InputError
+
+__all__ = ["task_and_tier"]
+
+
+def task_and_tier() -> tuple[str | None, str | None]:
+    """``configurable["task"]`` and ``configurable["tier"]`` of the run that is under way; None where not named.
+
+    Raises
+    ------
+    InputError
+        When one is not text.
+    """
+    configurable = ensure_config().get("configurable", {})
+    task, tier = (configurable.get(name) for name in ("task", "tier"))
+    for name, value in (("task", task), ("tier", tier)):
+        if value is not None and not isinstance(value, str):
+            msg = f"configurable[{name!r}] must be text, not {value!r}"
+            raise InputError(msg)
+    return task, tier

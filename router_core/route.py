@@ -1,0 +1,113 @@
+"""What a tier returned, one attempt, and the whole trace of one query."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["Answer", "Attempt", "Route"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a tier returned.
+
+    Attributes
+    ----------
+    text
+        The answer's text.
+    prompt_tokens, completion_tokens
+        Billed tokens, None when the tier does not say.
+    cost_usd
+        Its price in US dollars when the caller knows it better than the portfolio.
+    signals
+        Numbers that came with it (``mean_logprob``, ...).
+    covered
+        Empty, or why no certificate covers an answer of this kind (tool calls, structured output).
+    invalid
+        Empty, or why it is not what was asked for (it does not fit the schema): a cheap answer is then escalated.
+    raw
+        Whatever the caller wants back.
+    shown
+        The user has seen it already (it was streamed), so it is served; if nothing covers it, uncertified.
+    """
+
+    text: str
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+    signals: Mapping[str, float] = field(default_factory=dict)
+    covered: str = ""
+    invalid: str = ""
+    raw: Any = None
+    shown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One tier asked once, retries included.
+
+    Cost in US dollars, of the call that answered: calls that failed are not billed. Latency in milliseconds, over
+    all calls and the waits between them.
+    """
+
+    tier: str
+    confidence: float | None
+    cost_usd: float
+    accepted: bool
+    reason: str
+    latency_ms: float = 0.0
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The whole trace of one query.
+
+    Attributes
+    ----------
+    tier
+        The tier whose answer is served.
+    answer
+        What it returned.
+    attempts
+        Every attempt, in order; each is paid for. A tier that was passed over without a call is none; the reason
+        names it.
+    cost_usd
+        The sum over all attempts, US dollars.
+    task, scope, policy, bundle
+        Which promise was applied.
+    certificate
+        What was shown of it, or None with the reason.
+    reason
+        One sentence on why this tier.
+    budget
+        ``{"usd", "per", "spent_usd", "stopped"}``: the budget, what it has paid so far with this query, and whether
+        it changed where the query went; None without a budget.
+    """
+
+    tier: str
+    answer: Answer
+    attempts: tuple[Attempt, ...]
+    cost_usd: float
+    task: str | None
+    scope: str | None
+    policy: str
+    bundle: str
+    certificate: dict[str, Any] | None
+    reason: str
+    budget: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The route as plain JSON values, without the answer."""
+        return {
+            "tier": self.tier,
+            "attempts": [asdict(attempt) for attempt in self.attempts],
+            "cost_usd": self.cost_usd,
+            "task": self.task,
+            "scope": self.scope,
+            "policy": self.policy,
+            "bundle": self.bundle,
+            "certificate": self.certificate,
+            "reason": self.reason,
+            "budget": self.budget,
+        }

@@ -1,0 +1,45 @@
+"""The documentation says what is true: every Python snippet of a page runs, in order, as one program."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+_FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the pages are in the checkout, not in the wheel")
+
+
+def snippets(page: Path) -> str:
+    """The Python of a page as one program whose line numbers are the page's."""
+    text = page.read_text(encoding="utf-8")
+    program = ["" for _ in text.splitlines()]
+    for found in _FENCE.finditer(text):
+        first = text[: found.start(1)].count("\n")
+        for offset, line in enumerate(found.group(1).splitlines()):
+            program[first + offset] = line
+    return "\n".join(program)
+
+
+def test_the_langchain_page_runs(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each snippet runs with scripted models for `small`, `medium` and `large`, and routes as the page says."""
+    pytest.importorskip("langchain")
+    from bundles import SURE, TIERS
+    from scripted import ScriptedModel
+
+    shutil.copytree(small_bundle, tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    names = {name: ScriptedModel(model_name=f"{name}-1", reply=SURE.format("good")) for name in TIERS}
+    told: dict[str, object] = dict(names)
+    page = ROOT / "docs" / "langchain.md"
+    exec(compile(snippets(page), str(page), "exec"), told)  # noqa: S102 - our own page
+    assert told["route"]["tier"] in TIERS  # type: ignore[index]
+    assert capsys.readouterr().out.strip(), "the stream printed nothing"
+    asked = told["with_tools"].invoke("What is the weather in Rome?", config={"configurable": {"task": "mood"}})  # type: ignore[attr-defined]
+    assert asked.response_metadata["routenlp"]["tier"] == "large"
