@@ -161,7 +161,8 @@ def test_a_full_queue_drops_counts_and_warns(tmp_path: Path) -> None:
     assert [warning.category for warning in told] == [RuntimeWarning]
     assert "dropped" in str(told[0].message)
     lost = ledger.dropped
-    assert 200 <= lost <= 250
+    # The queue holds 50, and the batch in hand may hold as many and one more.
+    assert 199 <= lost <= 250
     assert "gone" in ledger._writer.trouble
     (tmp_path / "away").rename(home)
     assert ledger.flush(20)

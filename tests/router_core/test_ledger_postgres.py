@@ -183,7 +183,8 @@ def test_the_server_goes_and_comes_back(server: Server, url: str) -> None:
     server.control("start")
     assert ledger.flush(30)
     lost = ledger.dropped
-    assert 300 <= lost <= 400
+    # The queue holds 100, and the batch in hand may hold as many and one more.
+    assert 199 <= lost <= 300
     assert ledger.stats()["routes"] == 401 - lost
     assert ledger.close()
 
