@@ -114,8 +114,15 @@ class Audited:
         return cls(**{**data, **numbers, "cheap": bool(data["cheap"]), "bad": bool(data["bad"])})
 
 
-def open_audits(source: str) -> Iterable[Audited]:
-    """Audits of whatever a command names, in the order in which they became known.
+def open_audits(source: str, tolerance: float = 0.0) -> Iterable[Audited]:
+    """Audits of whatever a command names: a .jsonl file, or a ledger's URL.
+
+    Parameters
+    ----------
+    source
+        File or URL.
+    tolerance
+        Of the bundle; a ledger keeps grades, and this decides which are bad.
 
     Raises
     ------
@@ -123,7 +130,9 @@ def open_audits(source: str) -> Iterable[Audited]:
         When there are none to be read from it.
     """
     if "://" in source:
-        raise InputError(f"Audits are read from a .jsonl file; {source.partition('://')[0]} URLs are not read yet.")
+        from router_core.ledger_audits import audits_from_ledger
+
+        return audits_from_ledger(source, tolerance)
     return read_audits(source)
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from router_core.errors import InputError, MissingExtraError
+from router_core.personal_data import redact
 
-__all__ = ["REDACTED", "Redaction", "looks_like_key"]
+__all__ = ["REDACTED", "Redaction", "looks_like_key", "redact"]
 
 REDACTED = "[redacted]"
 _SECONDS = 1.0

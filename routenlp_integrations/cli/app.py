@@ -13,6 +13,7 @@ from routenlp_integrations.cli.demo import demo
 from routenlp_integrations.cli.evaluate import evaluate
 from routenlp_integrations.cli.fit import fit
 from routenlp_integrations.cli.inspect import inspect
+from routenlp_integrations.cli.ledger import ledger
 from routenlp_integrations.cli.route import route
 from routenlp_integrations.cli.watch import watch
 
@@ -35,6 +36,7 @@ app.command()(bench)
 app.command()(watch)
 app.command()(collect)
 app.command()(demo)
+app.add_typer(ledger, name="ledger")
 
 
 def _version(shown: bool) -> None:

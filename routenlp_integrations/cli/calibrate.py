@@ -26,10 +26,10 @@ _SAME = "as in the bundle"
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
     records: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             help="Logged records of the bundle's tiers that it was not fitted on: the rows marked calib if there is a "
-            "split column, else every row."
+            "split column, else every row; or the URL of a ledger, of which the random audits are used."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the new bundle to; an earlier bundle there is replaced.")],

@@ -18,7 +18,10 @@ PICTURES = (".png", ".svg", ".pdf")
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
     records: Annotated[
-        list[Path], typer.Argument(help="Logged records of the bundle's tiers (.parquet, .csv, .jsonl, .jsonl.gz).")
+        list[str],
+        typer.Argument(
+            help="Logged records of the bundle's tiers (.parquet, .csv, .jsonl, .jsonl.gz), or the URL of a ledger."
+        ),
     ],
     split: Annotated[str, typer.Option(help="Split to report on: test, calib, tune or train.")] = "test",
     json_file: Annotated[

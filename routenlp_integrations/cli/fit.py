@@ -25,8 +25,10 @@ __all__ = ["fit"]
 
 def fit(
     records: Annotated[
-        list[Path],
-        typer.Argument(help="Logged records: one row per query and model (.parquet, .csv, .jsonl, .jsonl.gz)."),
+        list[str],
+        typer.Argument(
+            help="Logged records: one row per query and model (.parquet, .csv, .jsonl, .jsonl.gz), or a ledger's URL."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the bundle to; an earlier bundle there is replaced.")],
     portfolio: Annotated[
@@ -120,8 +122,9 @@ def fit(
         write_json(json_file, {**summary, "seconds": round(seconds, 3)})
 
 
-def _print_next(screen: Any, summary: dict[str, Any], records: list[Path], out: Path) -> None:
+def _print_next(screen: Any, summary: dict[str, Any], records: list[str], out: Path) -> None:
     from routenlp_integrations.cli.report import print_uses
+    from router_core.ledger_url import mask
 
     print_uses(screen, summary, out)
-    screen.print(f"Next: routenlp evaluate {out} {' '.join(map(str, records))} --plot picture.png", soft_wrap=True)
+    screen.print(f"Next: routenlp evaluate {out} {' '.join(map(mask, records))} --plot picture.png", soft_wrap=True)

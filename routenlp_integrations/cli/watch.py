@@ -26,7 +26,7 @@ ALARM = 3
 
 def watch(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle, or the ROOT of a release.")],
-    ledger: Annotated[str, typer.Argument(help="Where the audits are: a .jsonl file with one audit a line.")],
+    ledger: Annotated[str, typer.Argument(help="Where the audits are: the URL of a ledger, or a .jsonl file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of text.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Look once and end; the default without --every.")] = False,
     every: Annotated[
@@ -119,7 +119,7 @@ def _watcher(bundle: Any, settings: WatchSettings, state: Path | None) -> Watche
 def _look(watcher: Watcher, ledger: str, now: float) -> tuple[list[Verdict], list[Lapse], int]:
     from router_core.audit_risk import open_audits
 
-    new = watcher.read(open_audits(ledger))
+    new = watcher.read(open_audits(ledger, float(watcher.bundle.settings["tolerance"])))
     verdicts = watcher.verdicts(now)
     return verdicts, watcher.lapses(verdicts, now), new
 

@@ -21,6 +21,8 @@ from router_core.fitting.fit_bundle import FitSettings, told_of
 from router_core.fitting.lay import Tuned, calib_sizes, delta_of_each, lay
 from router_core.fitting.tables import Progress
 from router_core.keys import hash_keys
+from router_core.ledger_records import records_from_ledger
+from router_core.ledger_url import is_ledger_url
 from router_core.records import Records, read_records
 from router_core.scopes import CertifyBy, Scopes
 from router_core.splits import Prepared, hash_key, prepare
@@ -48,6 +50,7 @@ def calibrate(
         A bundle or its folder.
     records
         Records, or files to read them from: the rows marked calib if there is a ``split`` column, else every row.
+        Of a ledger the random audits, without queries the bundle was trained or tuned on; never the escalations.
     out
         Folder to write; nothing is written when None.
     risk, alpha, delta, certify_by, simultaneous
@@ -67,7 +70,7 @@ def calibrate(
     before = {name: bundle.settings[name] for name in FitSettings.__dataclass_fields__ if name in bundle.settings}
     settings = FitSettings(**{**before, **{name: value for name, value in given.items() if value is not None}})
     if not isinstance(records, Records):
-        records = read_records(records, bundle.portfolio)
+        records = _read(records, bundle)
     prepared, drops, foreign = _calib(bundle, records)
     _check_fresh(bundle, prepared)
     candidate, choices = _candidate(bundle, settings, prepared)
@@ -106,6 +109,13 @@ def calibrate(
         measured=bundle.measured,
     )
     return made if out is None else made.save(out)
+
+
+def _read(records: str | Path | Sequence[str | Path], bundle: Bundle) -> Records:
+    files = [records] if isinstance(records, (str, Path)) else list(records)
+    if len(files) == 1 and isinstance(files[0], str) and is_ledger_url(files[0]):
+        return records_from_ledger(files[0], bundle=bundle, split="calib")
+    return read_records(files, bundle.portfolio)
 
 
 def _calib(bundle: Bundle, records: Records) -> tuple[Prepared, Any, int]:

@@ -220,8 +220,8 @@ def test_audits_are_read_from_lines(tmp_path: Path, make: Make) -> None:
     assert list(open_audits(str(path))) == audits
     with pytest.raises(InputError, match="no file of audits"):
         list(read_audits(tmp_path / "none"))
-    with pytest.raises(InputError, match="sqlite URLs"):
-        open_audits("sqlite:///ledger.db")
+    with pytest.raises(InputError, match="no such database"):
+        list(open_audits(f"sqlite:///{tmp_path / 'none.db'}"))
     good = asdict(audits[0])
     for change in (
         {"propensity": 0.0}, {"propensity": 1.5}, {"propensity": "x"}, {"cheap": 2}, {"scope": None}, {"task": 3},

@@ -1,0 +1,303 @@
+"""Reading a ledger, a few hundred routes at a time: memory stays flat however many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+from router_core.errors import InputError
+from router_core.ledger_schema import open_ledger, tables
+from router_core.ledger_url import Address, what_went_wrong
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row, Table
+
+__all__ = ["LedgerReader", "LoggedAttempt", "LoggedFeedback", "LoggedRoute", "Moment", "seconds"]
+
+_PAGE = 500
+
+Moment = datetime | date | float | str | None
+"""A point in time: aware or naive UTC, seconds since 1970, or ISO 8601 text."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedAttempt:
+    """One row of the attempts; see `router_core.ledger`."""
+
+    position: int
+    at: float
+    tier: str
+    model_name: str | None
+    confidence: float | None
+    accepted: bool
+    audit: bool
+    cost_usd: float | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    latency_ms: float | None
+    reason: str | None
+    quality: float | None
+    answer: str | None
+    signals: Mapping[str, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedFeedback:
+    """One row of the feedback; see `router_core.ledger`."""
+
+    id: str
+    route: str
+    at: float
+    kind: str
+    value: float | None
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRoute:
+    """One route with its attempts, in order, and its feedback, oldest first; see `router_core.ledger`."""
+
+    id: str
+    at: float
+    task: str | None
+    subtask: str | None
+    scope: str | None
+    policy: str | None
+    tier: str
+    reference: str | None
+    cost_usd: float | None
+    latency_ms: float | None
+    bundle: str | None
+    certified: bool
+    certificate: Mapping[str, Any] | None
+    reason: str | None
+    escalated: bool
+    audited: bool
+    audit_probability: float | None
+    key: str | None
+    conversation: str | None
+    text: str | None
+    hidden: bytes | None
+    attempts: tuple[LoggedAttempt, ...] = ()
+    feedback: tuple[LoggedFeedback, ...] = ()
+
+
+def seconds(moment: Moment) -> float | None:
+    """A point in time as seconds since 1970-01-01 UTC; without a time zone it is taken as UTC.
+
+    Raises
+    ------
+    InputError
+        For text that is no ISO 8601 date or time.
+    """
+    if moment is None or isinstance(moment, (int, float)):
+        return moment
+    if isinstance(moment, str):
+        try:
+            moment = datetime.fromisoformat(moment)
+        except ValueError:
+            raise InputError(f"{moment!r} is no date or time; write it as 2025-01-31 or 2025-01-31T18:00:00Z") from None
+    if not isinstance(moment, datetime):
+        moment = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+class LedgerReader:
+    """Reads a ledger; opens a connection for each call and keeps none.
+
+    Parameters
+    ----------
+    url
+        As for `router_core.ledger.Ledger`; nothing is made where there is none.
+
+    Raises
+    ------
+    InputError
+        When there is no database, it is no ledger, or it is newer than this version.
+    """
+
+    def __init__(self, url: str | Address) -> None:
+        self.address = url if isinstance(url, Address) else Address(url)
+        self._engine = open_ledger(self.address)
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A connection whose failures are `InputError`."""
+        from sqlalchemy.exc import DBAPIError
+
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except DBAPIError as error:
+            raise InputError(f"{self.address.shown}: cannot be read ({what_went_wrong(error)})") from None
+
+    def routes(
+        self, since: Moment = None, until: Moment = None, *, learnable: bool = False, hidden: bool = False
+    ) -> Iterator[LoggedRoute]:
+        """Every route with ``since <= at < until``, oldest first.
+
+        Each page is a transaction of its own, so that a long read holds up neither writers nor the database's
+        housekeeping. A route that is stored meanwhile with an earlier time may be missed.
+
+        Parameters
+        ----------
+        since, until
+            Bounds in time; None is no bound.
+        learnable
+            Only routes that were chosen for an audit or escalated: those with a reference answer.
+        hidden
+            Read the hidden vectors too.
+        """
+        import sqlalchemy as sa
+
+        all_tables = tables()
+        table = all_tables.routes
+        skipped = set() if hidden else {"hidden"}
+        query = sa.select(*(column for column in table.columns if column.name not in skipped))
+        query = query.order_by(table.c.at, table.c.id).limit(_PAGE)
+        if learnable:
+            query = query.where(sa.or_(table.c.audited, table.c.escalated))
+        for bound, operator in ((seconds(since), table.c.at.__ge__), (seconds(until), table.c.at.__lt__)):
+            if bound is not None:
+                query = query.where(operator(bound))
+        place: tuple[float, str] | None = None
+        while True:
+            page = query
+            if place is not None:
+                page = query.where(sa.tuple_(table.c.at, table.c.id) > place)
+            with self.connect() as connection:
+                rows = connection.execute(page).all()
+                ids = [row.id for row in rows]
+                attempts = _by_route(connection, all_tables.attempts, ids, ("position",))
+                feedback = _by_route(connection, all_tables.feedback, ids, ("at", "id"))
+            for row in rows:
+                yield LoggedRoute(
+                    **{"hidden": None, **row._mapping},
+                    attempts=tuple(LoggedAttempt(**_without_route(found)) for found in attempts.get(row.id, ())),
+                    feedback=tuple(LoggedFeedback(**found._mapping) for found in feedback.get(row.id, ())),
+                )
+            if len(rows) < _PAGE:
+                return
+            place = rows[-1].at, rows[-1].id
+
+    def stray_feedback(self) -> Iterator[LoggedFeedback]:
+        """Feedback to routes that are not in this ledger."""
+        import sqlalchemy as sa
+
+        table, routes = tables().feedback, tables().routes
+        query = sa.select(table).where(~sa.exists().where(routes.c.id == table.c.route))
+        place = ""
+        while True:
+            with self.connect() as connection:
+                rows = connection.execute(query.where(table.c.id > place).order_by(table.c.id).limit(_PAGE)).all()
+            yield from (LoggedFeedback(**row._mapping) for row in rows)
+            if len(rows) < _PAGE:
+                return
+            place = rows[-1].id
+
+    def lowest_probability(self, since: Moment = None, until: Moment = None) -> float | None:
+        """The lowest probability with which any route of this time was chosen for an audit; None without audits."""
+        import sqlalchemy as sa
+
+        table = tables().routes
+        query = sa.select(sa.func.min(table.c.audit_probability)).where(table.c.audited)
+        if (bound := seconds(since)) is not None:
+            query = query.where(table.c.at >= bound)
+        if (bound := seconds(until)) is not None:
+            query = query.where(table.c.at < bound)
+        with self.connect() as connection:
+            found: float | None = connection.execute(query).scalar_one()
+        return found
+
+    def stats(self) -> dict[str, Any]:
+        """What the ledger holds.
+
+        Returns
+        -------
+        dict
+            ``url`` (masked), ``routes``, ``first`` and ``last`` (ISO 8601, UTC), ``cost_usd`` (audits apart),
+            ``certified``, ``escalated``, ``texts`` (routes whose text is kept), ``tiers`` (routes served by each),
+            ``tasks``, ``bundles``, ``attempts``, ``feedback`` (rows of each kind), ``audits``: ``chosen``, ``done``,
+            ``failed``, ``unaffordable`` (none could be chosen: budget or backlog) and ``cost_usd``.
+        """
+        import sqlalchemy as sa
+
+        all_tables = tables()
+        routes, attempts, feedback = all_tables.routes, all_tables.attempts, all_tables.feedback
+        count, total = sa.func.count, sa.func.coalesce
+
+        def number(condition: Any) -> Any:
+            return total(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
+
+        with self.connect() as connection:
+
+            def shares(column: Any, *where: Any) -> dict[str, int]:
+                found = connection.execute(sa.select(column, count()).where(*where).group_by(column).order_by(column))
+                return {str(name): int(many) for name, many in found if name is not None}
+
+            overall = connection.execute(
+                sa.select(
+                    count(),
+                    sa.func.min(routes.c.at),
+                    sa.func.max(routes.c.at),
+                    total(sa.func.sum(routes.c.cost_usd), 0.0),
+                    number(routes.c.certified),
+                    number(routes.c.escalated),
+                    count(routes.c.text),
+                    number(routes.c.audited),
+                    number(routes.c.audit_probability == 0),
+                )
+            ).one()
+            audit = feedback.c.kind == "audit"
+            told = connection.execute(
+                sa.select(number(feedback.c.value.is_not(None)), number(feedback.c.value.is_(None))).where(audit)
+            ).one()
+            paid = connection.execute(
+                sa.select(total(sa.func.sum(attempts.c.cost_usd), 0.0)).where(attempts.c.audit)
+            ).scalar_one()
+            return {
+                "url": self.address.shown,
+                "routes": overall[0],
+                "first": _iso(overall[1]),
+                "last": _iso(overall[2]),
+                "cost_usd": float(overall[3]),
+                "certified": int(overall[4]),
+                "escalated": int(overall[5]),
+                "texts": int(overall[6]),
+                "tiers": shares(routes.c.tier),
+                "tasks": shares(routes.c.task),
+                "bundles": shares(routes.c.bundle),
+                "attempts": connection.execute(sa.select(count()).select_from(attempts)).scalar_one(),
+                "feedback": shares(feedback.c.kind),
+                "audits": {
+                    "chosen": int(overall[7]),
+                    "done": int(told[0]),
+                    "failed": int(told[1]),
+                    "unaffordable": int(overall[8]),
+                    "cost_usd": float(paid),
+                },
+            }
+
+
+def _by_route(
+    connection: Connection, table: Table, ids: Sequence[str], order: Sequence[str]
+) -> dict[str, list[Row[Any]]]:
+    import sqlalchemy as sa
+
+    found: dict[str, list[Row[Any]]] = {}
+    if ids:
+        query = sa.select(table).where(table.c.route.in_(ids)).order_by(*(table.c[name] for name in order))
+        for row in connection.execute(query):
+            found.setdefault(row.route, []).append(row)
+    return found
+
+
+def _without_route(row: Row[Any]) -> dict[str, Any]:
+    return {name: value for name, value in row._mapping.items() if name != "route"}
+
+
+def _iso(at: float | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,125 @@
+"""P16 through the ledger: audits chosen by `Auditor`, stored, read back for the watch, and weighted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="needs routenlp[ledger]")
+
+from ledgers import CERTIFICATE, accepted, url_of
+
+from router_core import Attempt, Route
+from router_core.audit_risk import estimate_risk, horvitz_thompson, losses_of
+from router_core.audits import AuditDecision, Auditor, AuditPlan
+from router_core.certificate import clopper_pearson
+from router_core.ledger import Ledger
+from router_core.ledger_audits import audits_from_ledger
+from router_core.ledger_records import records_from_ledger
+
+from .checks import holds, note
+
+pytestmark = pytest.mark.statistical
+
+_DRAWS, _N, _LEVEL = 300, 1_500, 0.95
+_TRUTH = 0.15
+"""P(bad | doubt) = 0.3 * doubt, doubt uniform on [0, 1]."""
+
+
+def _traffic(auditor: Auditor, draw: np.random.Generator, name: str) -> tuple[list[AuditDecision], list[bool]]:
+    """The audits of one stream, doubtful answers chosen more often, and which of them were bad."""
+    doubt = draw.random(_N)
+    bad = draw.random(_N) < 0.3 * doubt
+    rates = np.where(doubt > 0.5, 0.3, 0.05)
+    decisions = [auditor.decide(float(rates[i]), f"{name}-{i}") for i in range(_N)]
+    chosen = [i for i, decision in enumerate(decisions) if decision.chosen]
+    return [decisions[i] for i in chosen], [bool(bad[i]) for i in chosen]
+
+
+def _auditor(ledger: Ledger) -> Auditor:
+    return Auditor(ledger, {"large": str}, price=lambda *_: 0.0, plan=AuditPlan(rate=0.05, budget_usd=1.0))
+
+
+def test_p16_weighted_audits_cover_the_truth(tmp_path: Path) -> None:
+    """P16: weighted by its probabilities the estimate is unbiased and its interval covers; unweighted neither."""
+    with Ledger(url_of(tmp_path)) as ledger:
+        auditor, draw = _auditor(ledger), np.random.default_rng(16)
+        weighted, plain, missed, missed_plain = [], [], 0, 0
+        for r in range(_DRAWS):
+            decisions, bad = _traffic(auditor, draw, str(r))
+            chances = [decision.probability for decision in decisions]
+            weighted.append(horvitz_thompson(bad, chances, _N))
+            plain.append(float(np.mean(bad)))
+            told = estimate_risk(bad, chances, _LEVEL)
+            missed += not told.low <= _TRUTH <= told.high
+            low, high = clopper_pearson(sum(bad), len(bad), _LEVEL)
+            missed_plain += not low <= _TRUTH <= high
+
+    def biased(values: list[float]) -> bool:
+        note(f"P16 mean {np.mean(values):.4f}, truth {_TRUTH}")
+        return bool(abs(np.mean(values) - _TRUTH) > 4 * np.std(values) / np.sqrt(_DRAWS))
+
+    assert not biased(weighted)
+    assert biased(plain), "the mutant that forgets the probabilities must show"
+    assert holds("P16 interval", missed, _DRAWS, 1 - _LEVEL)
+    assert not holds("P16 unweighted interval", missed_plain, _DRAWS, 1 - _LEVEL)
+
+
+def test_p16_thinned_audits_are_a_plain_sample(tmp_path: Path) -> None:
+    """Records for calib thin audits of unequal rates: their share of bad answers is exact; unthinned it is not."""
+    with Ledger(url_of(tmp_path), store_text=True) as ledger:
+        auditor, draw = _auditor(ledger), np.random.default_rng(17)
+        every: list[bool] = []
+        for r in range(12):
+            decisions, bad = _traffic(auditor, draw, str(r))
+            every += bad
+            for decision, wrong in zip(decisions, bad, strict=True):
+                ledger.append(accepted(), text=f"query {decision.id}", reference="large", audit=decision)
+                reference = ledger.attempt(
+                    "large", accepted("good").answer, accepted=False, cost_usd=1e-3, latency_ms=1.0, reason="audit"
+                )
+                quality = {"small": float(not wrong), "large": 1.0}
+                ledger.audited(
+                    decision.id, (reference,), position=1, quality=quality, value=quality["small"], text="good"
+                )
+    records = records_from_ledger(url_of(tmp_path), split="calib")
+    rows = [i for i, split in enumerate(records.split) if split == "calib"]
+    wrong = int((records.quality[rows, 0] < 1.0).sum())
+    low, high = clopper_pearson(wrong, len(rows), 0.9999)
+    note(f"P16 thinned {wrong}/{len(rows)}, unthinned {np.mean(every):.4f}, truth {_TRUTH}")
+    assert low <= _TRUTH <= high
+    low, high = clopper_pearson(sum(every), len(every), 0.9999)
+    assert not low <= _TRUTH <= high
+    audits = list(audits_from_ledger(url_of(tmp_path)))
+    assert len(audits) == len(every)
+    assert sum(audit.bad for audit in audits) == sum(every)
+
+
+def test_the_watch_reads_what_a_ledger_knows(tmp_path: Path) -> None:
+    """Cheap and reference-served audits are listed with their probability; failed and uncertified ones are not."""
+    sure = Route(
+        "large", accepted().answer, (Attempt("large", None, 1e-3, True, "x"),), 1e-3, "mood/x", "mood/*", "cascade",
+        "b" * 64, CERTIFICATE, "x",
+    )  # fmt: skip
+    with Ledger(url_of(tmp_path)) as ledger:
+        for name, route, value in (
+            ("good", accepted(), 1.0),
+            ("fair", accepted(), 0.75),
+            ("failed", accepted(), None),
+            ("sure", sure, None),
+        ):
+            ledger.append(route, reference="large", audit=AuditDecision(name, True, 0.25), at=1.0)
+            ledger.audited(name, (), position=1, quality={}, value=value, text=None)
+        ledger.append(accepted(), reference="large", audit=AuditDecision("not", False, 0.25))
+    told = {audit.key: audit for audit in audits_from_ledger(url_of(tmp_path), tolerance=0.2)}
+    assert {key: (audit.cheap, audit.bad) for key, audit in told.items()} == {
+        "good": (True, False),
+        "fair": (True, True),
+        "sure": (False, False),
+    }
+    assert not {a.key: a.bad for a in audits_from_ledger(url_of(tmp_path), tolerance=0.25)}["fair"]
+    assert (told["sure"].task, told["sure"].scope, told["sure"].propensity) == ("mood/x", "mood/*", 0.25)
+    losses, chances = losses_of(told.values(), "selective")
+    assert (losses.tolist(), chances.tolist()) == ([1.0, 0.0], [0.25, 0.25])
