@@ -1,4 +1,4 @@
-"""The command line: ``routenlp fit | evaluate | calibrate | route | inspect | bench | watch | ledger | collect | demo``."""
+"""The command line: ``routenlp fit | evaluate | calibrate | route | inspect | bench | watch | ledger | collect | ...``."""
 
 from __future__ import annotations
 
