@@ -40,6 +40,7 @@ OFFERED: dict[str, set[str]] = {
     "calibrate": {"bundle", "records", "out", "risk", "alpha", "delta", "certify-by", "simultaneous", "json"},
     "route": {"bundle", "text", "task", "json"},
     "inspect": {"bundle", "json"},
+    "bench": {"bundle", "json"},
     "demo": {"out", "json"},
 }
 
