@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,7 @@ class Portfolio:
         if len(names) < 2:
             raise InputError(f"a portfolio needs at least two tiers, found {len(names)}")
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Tier names in cascade order."""
         return tuple(tier.name for tier in self.tiers)

@@ -123,6 +123,11 @@ class StackEncoder:
         """Return the hidden vector of a text, float64 ``[hidden_size]``; no label bears on it."""
         return self.bases[self._hidden].embed(text)
 
+    @property
+    def threads(self) -> int:
+        """Threads of one prediction: those of the base that takes most."""
+        return max(getattr(base, "threads", 1) for base in self.bases)
+
     def predict(self, text: str, task: str | None, subtask: str | None) -> Prediction:
         """Predict for one query; a task or subtask that is None or was never seen counts as masked."""
         found = [base.predict(text, task, subtask) for base in self.bases]

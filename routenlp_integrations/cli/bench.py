@@ -19,7 +19,6 @@ def bench(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write the figures as JSON to this file; - for stdout."),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Seconds for which decisions are timed.")] = 8.0,
 ) -> None:
     """Measure how long a decision takes by length of the text and threads, and what a fresh process needs."""
     check_target(json_file, "--json")
@@ -27,7 +26,7 @@ def bench(
 
     to_stdout = str(json_file) == STDOUT
     with progress_bar(silent=to_stdout) as progress:
-        report = measure(bundle, seconds, progress)
+        report = measure(bundle, progress=progress)
     _print(report, quiet=to_stdout)
     if json_file is not None:
         write_json(json_file, report)

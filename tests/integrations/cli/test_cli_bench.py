@@ -11,7 +11,7 @@ import pytest
 from bundles import PORTFOLIO, TIERS, small_records
 from tiny_encoder import fixture_parts
 
-from router_core.bench import BATCH, LENGTHS, interleaved, spread, texts
+from router_core.bench import BATCH, LENGTHS, bench, interleaved, spread, texts
 from router_core.bundle import Bundle
 from router_core.encoder import Encoder, Examples, load_encoder
 from router_core.errors import InputError
@@ -28,6 +28,12 @@ class _Committed:
         """Read the committed parts."""
         del examples, seed
         return load_encoder(fixture_parts())
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time for a blink only."""
+    monkeypatch.setattr("router_core.bench._SECONDS", 0.05)
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +53,7 @@ def test_bench_measures_every_length_and_thread_count(
     """All lengths, threads only where the encoder has a use for them, and numbers in a sensible order."""
     monkeypatch.setattr("router_core.bench.os.cpu_count", lambda: 2)
     bundle = request.getfixturevalue(which)
-    said = run("bench", bundle, "--seconds", "0.05", "--json", tmp_path / "b.json")
+    said = run("bench", bundle, "--json", tmp_path / "b.json")
     assert said.code == 0
     assert said.err == ""
     told = json.loads((tmp_path / "b.json").read_text())
@@ -72,13 +78,13 @@ def test_bench_measures_every_length_and_thread_count(
 
 def test_bench_prints_json_alone(small_bundle: Path, run: Callable[..., Any]) -> None:
     """`--json -` is JSON and nothing else."""
-    said = run("bench", small_bundle, "--seconds", "0.01", "--json", "-")
+    said = run("bench", small_bundle, "--json", "-")
     assert json.loads(said.out)["encoder"] == "static"
     assert said.err == ""
 
 
 def test_bench_refuses_what_it_cannot_measure(small_bundle: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
-    """No bundle, a damaged one, a file that cannot be written, no time: exit 2 and one line each."""
+    """No bundle, a damaged one, a file that cannot be written: exit 2 and one line each."""
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for item in small_bundle.iterdir():
@@ -88,14 +94,15 @@ def test_bench_refuses_what_it_cannot_measure(small_bundle: Path, tmp_path: Path
         ([tmp_path / "nothing"], "is not a bundle"),
         ([damaged], "encoder.json was changed"),
         ([small_bundle, "--json", tmp_path / "no" / "b.json"], "does not exist"),
-        ([small_bundle, "--seconds", "0"], "seconds = 0.0 must be above 0"),
-        ([small_bundle, "--seconds", "nan"], "seconds = nan must be above 0"),
     ):
         said = run("bench", *words)
         assert said.code == 2
         assert said.err.count("\n") == 1
         assert part in said.err
         assert said.out == ""
+    for seconds in (0.0, float("nan"), 1e9):
+        with pytest.raises(InputError, match=r"seconds = .* must be above 0 and at most 600"):
+            bench(small_bundle, seconds)
 
 
 def test_texts_are_new_each_time_and_as_long_as_asked() -> None:

@@ -69,6 +69,7 @@ OFFERED: dict[str, set[str]] = {
         "yes",
         "json",
     },
+    "bench": {"bundle", "json"},
     "demo": {"out", "json"},
     "ledger stats": {"url", "json"},
     "ledger export": {"url", "out", "what", "since", "until", "split", "metric", "gold"},
