@@ -206,8 +206,9 @@ def markdown(found: dict[str, Any]) -> str:
     ours, streamed = found["invoke"]["RouteNLP"]["p50"] - bare, found["first_token"]["RouteNLP"]["p50"] - first
     lines += [
         "",
-        f"The encoder alone takes {encoder:.3f} ms; without it RouteNLP is {ours - encoder:.3f} ms over the bare `invoke` "
-        f"and {streamed - encoder:.3f} ms over its first token. Import time added to langchain_core.language_models, s: "
+        f"The encoder alone takes {encoder:.3f} ms; without it RouteNLP is {ours - encoder:.3f} ms over the bare "
+        f"`invoke` and {streamed - encoder:.3f} ms over its first token. "
+        "Import time added to langchain_core.language_models, s: "
         + ", ".join(f"{name} {value:.2f}" for name, value in found["import_s"].items())
         + f". {found['cpu']}, load {found['load'][0]:.1f}.",
     ]

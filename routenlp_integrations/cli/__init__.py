@@ -1,4 +1,4 @@
-"""The command line: ``routenlp fit | evaluate | calibrate | route | inspect | bench | watch | ledger | collect | ...``."""
+"""The command line: ``routenlp fit``, ``evaluate``, ``calibrate``, ``route`` and the rest of ``routenlp --help``."""
 
 from __future__ import annotations
 
