@@ -150,7 +150,7 @@ def test_limits(bundle: Path, write: Write, run: Run) -> None:
     ("words", "said_so"),
     [
         (["{b}", "nowhere.jsonl"], "no file of audits"),
-        (["{b}", "sqlite:///x.db"], "sqlite URLs"),
+        (["{b}", "sqlite:///x.db"], "no such database"),
         (["nowhere", "{a}"], "not a bundle"),
         (["{b}", "{a}", "--delta", "2"], "between 0 and 1"),
         (["{b}", "{a}", "--arl", "0"], "run length"),
