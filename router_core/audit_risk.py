@@ -130,7 +130,7 @@ def open_audits(source: str, tolerance: float = 0.0) -> Iterable[Audited]:
         When there are none to be read from it.
     """
     if "://" in source:
-        from router_core.ledger_audits import audits_from_ledger
+        from router_core.ledger.audits import audits_from_ledger
 
         return audits_from_ledger(source, tolerance)
     return read_audits(source)

@@ -23,7 +23,7 @@ from router_core.errors import InputError
 from router_core.grades import Grading, grade, grader
 from router_core.groups import unit_interval
 from router_core.ledger import Ledger, new_id
-from router_core.ledger_rows import AttemptEntry
+from router_core.ledger.rows import AttemptEntry
 
 if TYPE_CHECKING:
     from router_core import Answer, Route

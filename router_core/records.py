@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from router_core.costs import row_costs
 from router_core.errors import InputError
-from router_core.ledger_url import is_ledger_url, mask
+from router_core.ledger.url import is_ledger_url, mask
 from router_core.portfolio import Portfolio
 from router_core.rows import OPTIONAL, REQUIRED, Rows
 from router_core.selection import SPLITS, DropReport, choose_tiers, complete
@@ -136,7 +136,7 @@ def read_records(paths: str | Path | Sequence[str | Path], portfolio: Portfolio 
     """Read records from Parquet, CSV or JSON-lines files and put them side by side, or from a ledger.
 
     Of a ledger (``sqlite:///file.db``, ``postgresql://...``) the defaults of
-    `router_core.ledger_records.records_from_ledger` are read.
+    `router_core.ledger.records.records_from_ledger` are read.
 
     A recorded ``cost_usd`` wins. Where it is missing and `portfolio` prices the model, the cost is its price
     for the recorded tokens; missing prompt tokens are then estimated as one for every four bytes of UTF-8,
@@ -153,7 +153,7 @@ def read_records(paths: str | Path | Sequence[str | Path], portfolio: Portfolio 
     if not files:
         raise InputError("no records given; name at least one .parquet, .csv or .jsonl file")
     if ledgers := [path for path in files if isinstance(path, str) and is_ledger_url(path)]:
-        from router_core.ledger_records import records_from_ledger
+        from router_core.ledger.records import records_from_ledger
 
         if len(files) > 1:
             raise InputError(f"{mask(ledgers[0])}: a ledger is read alone; export it, or merge ledgers with import")

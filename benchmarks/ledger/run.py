@@ -25,8 +25,8 @@ import numpy as np
 
 from router_core import Answer, Attempt, Route
 from router_core.ledger import Ledger
-from router_core.ledger_reader import LedgerReader
-from router_core.ledger_records import harvest, records_from_ledger
+from router_core.ledger.reader import LedgerReader
+from router_core.ledger.records import harvest, records_from_ledger
 from router_core.personal_data import redact
 
 HERE = Path(__file__).resolve().parent

@@ -124,7 +124,7 @@ def fit(
 
 def _print_next(screen: Any, summary: dict[str, Any], records: list[str], out: Path) -> None:
     from routenlp_integrations.cli.report import print_uses
-    from router_core.ledger_url import mask
+    from router_core.ledger.url import mask
 
     print_uses(screen, summary, out)
     screen.print(f"Next: routenlp evaluate {out} {' '.join(map(mask, records))} --plot picture.png", soft_wrap=True)

@@ -29,7 +29,7 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of text.")] = False,
 ) -> None:
     """Count routes, costs, audits and feedback."""
-    from router_core.ledger_reader import LedgerReader
+    from router_core.ledger.reader import LedgerReader
 
     told = LedgerReader(url).stats()
     if as_json:
@@ -88,9 +88,9 @@ def export(
     ] = False,
 ) -> None:
     """Write records or whole routes to a file."""
-    from router_core.ledger_files import SUFFIXES, route_rows, write_rows
-    from router_core.ledger_reader import LedgerReader
-    from router_core.ledger_records import harvest, record_rows
+    from router_core.ledger.files import SUFFIXES, route_rows, write_rows
+    from router_core.ledger.reader import LedgerReader
+    from router_core.ledger.records import harvest, record_rows
 
     if what not in _WHAT:
         raise InputError(f"--what {what!r} is unknown; use records or routes")
@@ -120,8 +120,8 @@ def import_(
     into: Annotated[str, typer.Option(help="URL of the ledger to import into; made when it is not there.")],
 ) -> None:
     """Import routes and feedback; what is there already stays as it is."""
-    from router_core.ledger_files import import_into
-    from router_core.ledger_url import mask
+    from router_core.ledger.files import import_into
+    from router_core.ledger.url import mask
 
     told = import_into(source, into)
     console().print(f"{told['read']} routes or outcomes read, {told['new']} rows new in {mask(into)}", soft_wrap=True)
@@ -135,8 +135,8 @@ def retire(
     """Take old texts out; the rows stay."""
     import time
 
-    from router_core.ledger_reader import LedgerReader
-    from router_core.ledger_store import retire as take_out
+    from router_core.ledger.reader import LedgerReader
+    from router_core.ledger.store import retire as take_out
 
     if not days >= 0:
         raise InputError(f"--days {days:g} must not be negative")

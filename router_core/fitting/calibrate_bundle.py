@@ -21,8 +21,8 @@ from router_core.fitting.fit_bundle import FitSettings, told_of
 from router_core.fitting.lay import Tuned, calib_sizes, delta_of_each, lay
 from router_core.fitting.tables import Progress
 from router_core.keys import hash_keys
-from router_core.ledger_records import records_from_ledger
-from router_core.ledger_url import is_ledger_url
+from router_core.ledger.records import records_from_ledger
+from router_core.ledger.url import is_ledger_url
 from router_core.records import Records, read_records
 from router_core.scopes import CertifyBy, Scopes
 from router_core.splits import Prepared, hash_key, prepare

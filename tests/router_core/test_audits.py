@@ -17,7 +17,7 @@ from ledgers import accepted, both, escalated, url_of
 from router_core import Answer, InputError
 from router_core.audits import Auditor, AuditPlan
 from router_core.ledger import Ledger, new_id
-from router_core.ledger_reader import LedgerReader, LoggedRoute
+from router_core.ledger.reader import LedgerReader, LoggedRoute
 
 PLAN = AuditPlan(rate=1.0, budget_usd=1.0)
 PRICE: Callable[..., float] = lambda tier, text, answer: 0.01  # noqa: E731

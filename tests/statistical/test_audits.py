@@ -16,8 +16,8 @@ from router_core.audit_risk import estimate_risk, horvitz_thompson, losses_of
 from router_core.audits import AuditDecision, Auditor, AuditPlan
 from router_core.certificate import clopper_pearson
 from router_core.ledger import Ledger
-from router_core.ledger_audits import audits_from_ledger
-from router_core.ledger_records import records_from_ledger
+from router_core.ledger.audits import audits_from_ledger
+from router_core.ledger.records import records_from_ledger
 
 from .checks import holds, note
 

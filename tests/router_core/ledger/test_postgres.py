@@ -24,10 +24,10 @@ from ledgers import accepted, both, escalated, start, url_of
 from router_core import InputError
 from router_core.audits import AuditDecision
 from router_core.ledger import Ledger, new_id
-from router_core.ledger_files import import_into
-from router_core.ledger_reader import LedgerReader
-from router_core.ledger_records import records_from_ledger
-from router_core.ledger_store import retire
+from router_core.ledger.files import import_into
+from router_core.ledger.reader import LedgerReader
+from router_core.ledger.records import records_from_ledger
+from router_core.ledger.store import retire
 
 pytestmark = [pytest.mark.slow, pytest.mark.network_loopback]
 
@@ -109,8 +109,8 @@ def url(server: Server) -> Iterator[str]:
     """The server's database, without tables of ours."""
     import sqlalchemy as sa
 
-    from router_core.ledger_schema import tables
-    from router_core.ledger_url import Address
+    from router_core.ledger.schema import tables
+    from router_core.ledger.url import Address
 
     yield server.url
     engine = Address(server.url).engine()
@@ -204,7 +204,7 @@ def test_appending_does_not_wait_for_the_server(server: Server, url: str) -> Non
     """With the server frozen, appends return at once; they are stored when it goes on."""
     import sqlalchemy as sa
 
-    from router_core.ledger_url import Address
+    from router_core.ledger.url import Address
 
     ledger = Ledger(url)
     ledger.append(accepted())

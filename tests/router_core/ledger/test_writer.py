@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router_core.ledger_rows import FeedbackEntry
-from router_core.ledger_store import StoreError
-from router_core.ledger_writer import Writer
+from router_core.ledger.rows import FeedbackEntry
+from router_core.ledger.store import StoreError
+from router_core.ledger.writer import Writer
 
 
 class _Address:

@@ -27,11 +27,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from router_core.errors import InputError
-from router_core.ledger_exit import EXIT_S, flush_at_exit
-from router_core.ledger_rows import FEEDBACK, AttemptEntry, AuditEntry, FeedbackEntry, RouteEntry
-from router_core.ledger_store import Store
-from router_core.ledger_url import Address
-from router_core.ledger_writer import Writer
+from router_core.ledger.exit import EXIT_S, flush_at_exit
+from router_core.ledger.rows import FEEDBACK, AttemptEntry, AuditEntry, FeedbackEntry, RouteEntry
+from router_core.ledger.store import Store
+from router_core.ledger.url import Address
+from router_core.ledger.writer import Writer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +58,7 @@ class Ledger:
     the database is away the queue fills, then entries are dropped, counted (`stats`) and warned of once a minute.
     Stored means committed: it survives the death of the process at once, and the loss of power with the database's
     next sync (SQLite in WAL mode, synchronous=NORMAL). Any number of threads and processes may write. The queue is
-    flushed at exit and on SIGTERM (`router_core.ledger_exit`; made in the main thread only).
+    flushed at exit and on SIGTERM (`router_core.ledger.exit`; made in the main thread only).
 
     Parameters
     ----------
@@ -368,7 +368,7 @@ class Ledger:
         InputError
             When the database cannot be read now.
         """
-        from router_core.ledger_reader import LedgerReader
+        from router_core.ledger.reader import LedgerReader
 
         told: dict[str, Any] = LedgerReader(self._address).stats()
         told["writer"] = {

@@ -19,8 +19,8 @@ import numpy as np
 from router_core.errors import InputError
 from router_core.grades import Grading, grade, grader
 from router_core.groups import hash_key, normalise, unit_interval
-from router_core.ledger_reader import LedgerReader, LoggedAttempt, LoggedRoute, Moment
-from router_core.ledger_url import Address
+from router_core.ledger.reader import LedgerReader, LoggedAttempt, LoggedRoute, Moment
+from router_core.ledger.url import Address
 from router_core.selection import SPLITS
 
 if TYPE_CHECKING:

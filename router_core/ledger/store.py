@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from router_core.ledger_rows import AuditEntry, FeedbackEntry, RouteEntry, Rows, rows_of
-from router_core.ledger_schema import make_ledger, open_ledger, tables
-from router_core.ledger_url import Address, what_went_wrong
+from router_core.ledger.rows import AuditEntry, FeedbackEntry, RouteEntry, Rows, rows_of
+from router_core.ledger.schema import make_ledger, open_ledger, tables
+from router_core.ledger.url import Address, what_went_wrong
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from router_core.errors import InputError, MissingExtraError
-from router_core.ledger_reader import LedgerReader, LoggedAttempt, LoggedFeedback, LoggedRoute
-from router_core.ledger_rows import FEEDBACK, Rows
-from router_core.ledger_schema import open_ledger
-from router_core.ledger_store import insert_rows
-from router_core.ledger_url import Address, is_ledger_url, what_went_wrong
+from router_core.ledger.reader import LedgerReader, LoggedAttempt, LoggedFeedback, LoggedRoute
+from router_core.ledger.rows import FEEDBACK, Rows
+from router_core.ledger.schema import open_ledger
+from router_core.ledger.store import insert_rows
+from router_core.ledger.url import Address, is_ledger_url, what_went_wrong
 
 __all__ = ["SUFFIXES", "import_into", "route_rows", "write_rows"]
 

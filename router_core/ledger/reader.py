@@ -9,8 +9,8 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 from router_core.errors import InputError
-from router_core.ledger_schema import open_ledger, tables
-from router_core.ledger_url import Address, what_went_wrong
+from router_core.ledger.schema import open_ledger, tables
+from router_core.ledger.url import Address, what_went_wrong
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row, Table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router_core.audit_risk import Audited
-from router_core.ledger_reader import LedgerReader, Moment
+from router_core.ledger.reader import LedgerReader, Moment
 
 __all__ = ["audits_from_ledger"]
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
-from router_core.ledger_store import Entry, Store, StoreError
+from router_core.ledger.store import Entry, Store, StoreError
 
 __all__ = ["Writer"]
 
@@ -173,6 +173,9 @@ class Writer:
                 lost = self._store.write(entries)
             except StoreError as error:
                 self.trouble = str(error)
+            except Exception as error:
+                # Nothing may end this thread: without it nothing is stored any more, and nobody is told.
+                self.trouble = type(error).__name__
             else:
                 self.trouble = ""
                 self._lost += lost

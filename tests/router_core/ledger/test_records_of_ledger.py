@@ -19,16 +19,16 @@ from bundles import PORTFOLIO, small_records
 from ledgers import accepted, both, escalated, fill, look, url_of
 
 from router_core import Answer, Attempt, InputError, Route
-from router_core import ledger_records as module
 from router_core.audits import AuditDecision
 from router_core.bundle import Bundle
 from router_core.certificate import clopper_pearson
 from router_core.fitting.calibrate_bundle import calibrate
 from router_core.ledger import Ledger
-from router_core.ledger_files import import_into, route_rows, write_rows
-from router_core.ledger_reader import LedgerReader
-from router_core.ledger_records import harvest, record_rows, records_from_ledger
-from router_core.ledger_rows import AttemptEntry
+from router_core.ledger import records as module
+from router_core.ledger.files import import_into, route_rows, write_rows
+from router_core.ledger.reader import LedgerReader
+from router_core.ledger.records import harvest, record_rows, records_from_ledger
+from router_core.ledger.rows import AttemptEntry
 from router_core.records import Records, read_records
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from router_core.errors import InputError
-from router_core.ledger_url import Address, what_went_wrong
+from router_core.ledger.url import Address, what_went_wrong
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, MetaData, Table
