@@ -1,8 +1,8 @@
 """Task, tier and conversation by ``config["configurable"]``, also behind `bind_tools` and `with_config`.
 
 LangChain does not hand the configuration to `_generate`. What it names becomes keyword arguments of the call, so it
-reaches it, is seen by tracers, and (but for the run that calls) is part of the key of a cache. Streams are started under
-a known run, so that attempts can be traced as its children.
+reaches it, is seen by tracers, and (but for the run that calls) is part of the key of a cache. Streams are started
+under a known run, so that attempts can be traced as its children.
 """
 
 from collections.abc import AsyncIterator, Iterator
