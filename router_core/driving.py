@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from router_core.route import Answer, Route
 
-__all__ = ["Reply", "Step", "Steps", "advance", "aperform", "perform", "walking", "within"]
+__all__ = ["Reply", "Step", "Steps", "advance", "aperform", "break_off", "perform", "walking", "within"]
 
 T = TypeVar("T")
 
@@ -81,6 +81,15 @@ def walking(steps: Steps) -> Iterator[Steps]:
     finally:
         with suppress(ValueError):
             steps.close()
+
+
+def break_off(steps: Steps, error: Exception) -> None:
+    """End a walk because the tier called last failed after something of its answer was shown.
+
+    The failure counts for the tier's circuit breaker; no other tier is asked, since the answer cannot be taken back.
+    """
+    with suppress(Exception):
+        steps.throw(error)
 
 
 def perform(step: Step, call: Callable[[], T], sleep: Callable[[float], object] = time.sleep) -> T | Exception:

@@ -146,6 +146,9 @@ class Trace:
             try:
                 reply = yield Step(name, wait, seconds, final)
                 up = not isinstance(reply, Exception) or refused(reply)
+            except Exception as error:
+                up = refused(error)
+                raise
             finally:
                 if breaker is not None:
                     breaker.leave(name, ticket, up)

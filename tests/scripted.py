@@ -25,6 +25,7 @@ Make = Callable[..., tuple[RoutingChatModel, dict[str, "ScriptedModel"]]]
 
 WHOLE = ("invoke", "ainvoke", "batch", "abatch")
 STREAMS = ("stream", "astream")
+EVERY = ("invoke", "ainvoke", "batch", *STREAMS)
 
 USAGE = UsageMetadata(input_tokens=10, output_tokens=5, total_tokens=15)
 
@@ -32,13 +33,17 @@ USAGE = UsageMetadata(input_tokens=10, output_tokens=5, total_tokens=15)
 class ScriptedModel(BaseChatModel):
     """One tier of a test.
 
-    `reply` is the text, or a function of the messages; `fails` is raised, in a stream after `fails_after` chunks.
+    `reply` is the text, or a function of the messages; `fails` is raised by every call, or by the `fails_first` first
+    ones, in a stream after `fails_after` chunks. One that `hangs` waits for that event, or until it is cancelled.
     """
 
     model_name: str = "scripted"
     reply: str | Callable[[list[BaseMessage]], str] = "The answer is good."
     fails: Exception | None = None
     fails_after: int = 0
+    fails_first: int | None = None
+    hangs: threading.Event | None = None
+    cancelled: int = 0
     tool_calls: list[dict[str, Any]] = Field(default_factory=list)
     usage: UsageMetadata | None = USAGE
     logprobs: list[float] | None = None
@@ -85,10 +90,22 @@ class ScriptedModel(BaseChatModel):
         told = {"messages": messages, "stop": stop, "how": how, "thread": threading.get_ident(), **kwargs}
         self._calls.append(told)
 
+    def _failure(self) -> Exception | None:
+        return self.fails if self.fails_first is None or len(self._calls) <= self.fails_first else None
+
+    async def _wait(self) -> None:
+        await asyncio.sleep(self.delay)
+        if self.hangs is not None:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+
     def _message(self, messages: list[BaseMessage], kwargs: dict[str, Any]) -> AIMessage:
         """The whole answer."""
-        if self.fails is not None:
-            raise self.fails
+        if (error := self._failure()) is not None:
+            raise error
         return AIMessage(
             content=self._text(messages),
             tool_calls=self.tool_calls,
@@ -106,6 +123,8 @@ class ScriptedModel(BaseChatModel):
         self._note(messages, stop, kwargs, "generate")
         if run_manager is not None:
             run_manager.on_llm_new_token("leaked")
+        if self.hangs is not None:
+            self.hangs.wait(60)
         return self._result(messages, kwargs)
 
     async def _agenerate(
@@ -114,7 +133,7 @@ class ScriptedModel(BaseChatModel):
         self._note(messages, stop, kwargs, "agenerate")
         if run_manager is not None:
             await run_manager.on_llm_new_token("leaked")
-        await asyncio.sleep(self.delay)
+        await self._wait()
         return self._result(messages, kwargs)
 
     def _pieces(self, messages: list[BaseMessage], kwargs: dict[str, Any]) -> Iterator[ChatGenerationChunk]:
@@ -129,8 +148,8 @@ class ScriptedModel(BaseChatModel):
                 chunk = tool_call_chunk(name=name, args=part, id=call["id"] if name else None, index=index)
                 pieces.append(AIMessageChunk(content="", tool_call_chunks=[chunk]))
         for number, piece in enumerate(pieces):
-            if self.fails is not None and number == self.fails_after:
-                raise self.fails
+            if number == self.fails_after and (error := self._failure()) is not None:
+                raise error
             yield ChatGenerationChunk(message=piece)
         last = AIMessageChunk(content="", usage_metadata=whole.usage_metadata, chunk_position="last")
         told = {**self._told(), **whole.response_metadata}
@@ -151,7 +170,7 @@ class ScriptedModel(BaseChatModel):
         self._note(messages, stop, kwargs, "astream")
         try:
             for chunk in self._pieces(messages, kwargs):
-                await asyncio.sleep(self.delay)
+                await self._wait()
                 yield chunk
         finally:
             self.closed += 1

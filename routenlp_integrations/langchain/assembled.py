@@ -10,7 +10,7 @@ from langchain_core.load.serializable import SerializedConstructor, SerializedNo
 from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
 
 from routenlp_integrations.langchain.capabilities import Abilities, abilities_of, check_declared, common_profile
-from routenlp_integrations.langchain.configured import ConfiguredChatModel
+from routenlp_integrations.langchain.configured import RUN, ConfiguredChatModel
 from routenlp_integrations.langchain.planning import StreamPolicy, Uncalibrated
 from routenlp_integrations.langchain.serialising import Frozen, as_json, frozen
 from routenlp_integrations.langchain.tiers import TierModel
@@ -91,6 +91,9 @@ class AssembledChatModel(ConfiguredChatModel):
         self._limits = Limits(retries, self.timeout, self.breaker, self.budget)
         self._limits.check(names)
         self._sticky = Sticky() if self.sticky == "conversation" else self.sticky
+        if self._sticky is not None:
+            # Models made of this one (configurable fields) must remember the same conversations.
+            self.sticky = self._sticky
         self._models = {name: TierModel.of(name, self.tiers[name]) for name in names}
         self._abilities = {
             name: abilities_of(tier, self.capabilities.get(name, {})) for name, tier in self._models.items()
@@ -129,6 +132,7 @@ class AssembledChatModel(ConfiguredChatModel):
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         # The serialised form, which LangChain would take, does not say what the bundle at its path holds.
+        kwargs.pop(RUN, None)
         return str(sorted({**self._get_invocation_params(stop=stop), **kwargs}.items()))
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:

@@ -18,16 +18,16 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from routenlp_integrations.langchain.assembled import AssembledChatModel
-from routenlp_integrations.langchain.configured import CONVERSATION, TASK, TIER
+from routenlp_integrations.langchain.configured import CONVERSATION, RUN, TASK, TIER
 from routenlp_integrations.langchain.forms import form_of
-from routenlp_integrations.langchain.messages import model_name_of, turns, with_route
-from routenlp_integrations.langchain.planning import Plan, plan, streamed_policy
+from routenlp_integrations.langchain.messages import human_id, turns, with_route
+from routenlp_integrations.langchain.planning import Plan, checked, plan, streamed_policy
 from routenlp_integrations.langchain.streaming import Deadline, Screen, last_chunks
 from routenlp_integrations.langchain.structured import Method, Structure, structured
 from routenlp_integrations.langchain.tiers import STRUCTURE, Call, TierModel
 from routenlp_integrations.langchain.tracing import Trace
 from router_core.cascade import match_tiers, walk
-from router_core.driving import Step, Steps, advance, aperform, perform, walking
+from router_core.driving import Step, Steps, advance, aperform, break_off, perform, walking
 from router_core.errors import InputError
 from router_core.policy import CASCADE
 from router_core.route import Answer, Route
@@ -37,7 +37,6 @@ from router_core.sticky import conversation_key
 __all__ = ["RoutingChatModel"]
 
 T = TypeVar("T")
-AnyRun = CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None
 
 
 class RoutingChatModel(AssembledChatModel):
@@ -102,7 +101,8 @@ class RoutingChatModel(AssembledChatModel):
     breaker
         A `Breaker` that keeps queries from a tier that is down.
     budget
-        A `Budget` per call, per run (LangGraph's ``thread_id``, else the run that called) or per time window.
+        A `Budget` per call, per run or per time window. A run is LangGraph's ``thread_id``, else what follows one
+        human message that has an id (those of an agent's state do), else what the calling run does.
     sticky
         ``"conversation"`` or a `Sticky`: stay with the tier that answered a conversation last, because switching
         throws away the provider's prompt cache. A conversation is LangGraph's ``thread_id``, else how it began.
@@ -142,9 +142,9 @@ class RoutingChatModel(AssembledChatModel):
     # One query
 
     def _plan(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], policy: str, run: AnyRun
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], policy: str
     ) -> Plan:
-        params = {name: value for name, value in kwargs.items() if name not in (TASK, TIER, CONVERSATION)}
+        params = {name: value for name, value in kwargs.items() if name not in (TASK, TIER, CONVERSATION, RUN)}
         for name in ("temperature", "max_tokens"):
             if getattr(self, name) is not None:
                 params.setdefault(name, getattr(self, name))
@@ -164,14 +164,13 @@ class RoutingChatModel(AssembledChatModel):
             made = replace(made, start=self._sticky.start(self.router, made.start, key), key=key)
         if self.budget is not None:
             tokens = sum(estimate_tokens(str(message.text)) for message in messages)
-            made = replace(made, run=conversation or _run_of(run), prompt_tokens=tokens)
+            run = conversation or human_id(messages) or kwargs.get(RUN)
+            made = replace(made, run=run, prompt_tokens=tokens)
         return made
 
-    def _streamed(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], run: AnyRun
-    ) -> Plan:
+    def _streamed(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> Plan:
         policy = streamed_policy(self.router, self.stream_policy, kwargs.get(TASK) or self.task)
-        return self._plan(messages, stop, kwargs, policy, run)
+        return self._plan(messages, stop, kwargs, policy)
 
     async def _aside(self, work: Callable[..., T], *given: Any) -> T:
         """Do what may take milliseconds off the event loop, and what takes less than the way to a thread here."""
@@ -211,10 +210,7 @@ class RoutingChatModel(AssembledChatModel):
         return self._heard(step, await aperform(step, lambda: tier.aask(call, run if step.final else None, trace)))
 
     def _heard(self, tier: str, reply: Answer | Exception) -> Answer | Exception:
-        """Note which model answered; an answer of another one than was certified is covered by nothing."""
-        if isinstance(reply, Answer) and self.router.saw(tier, model_name_of(reply.raw)):
-            return replace(reply, covered=reply.covered or f"{tier} answered with another model than was certified")
-        return reply
+        return checked(self.router, tier, reply) if isinstance(reply, Answer) else reply
 
     def _finish(self, made: Plan, route: Route) -> Route:
         if self._sticky is not None and made.key is not None:
@@ -228,7 +224,7 @@ class RoutingChatModel(AssembledChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        made, trace = self._plan(messages, stop, kwargs, CASCADE, run_manager), Trace.of(run_manager)
+        made, trace = self._plan(messages, stop, kwargs, CASCADE), Trace.of(run_manager)
         with walking(self._walk(made)) as steps:
             step = advance(steps)
             while isinstance(step, Step):
@@ -243,7 +239,7 @@ class RoutingChatModel(AssembledChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         trace = Trace.of(run_manager)
-        made = await self._aside(self._plan, messages, stop, kwargs, CASCADE, run_manager)
+        made = await self._aside(self._plan, messages, stop, kwargs, CASCADE)
         with walking(self._walk(made)) as steps:
             step = advance(steps)
             while isinstance(step, Step):
@@ -259,7 +255,7 @@ class RoutingChatModel(AssembledChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         trace = Trace.taken() or Trace.of(run_manager)
-        made = self._streamed(messages, stop, kwargs, run_manager)
+        made = self._streamed(messages, stop, kwargs)
         with walking(self._walk(made)) as steps:
             step = advance(steps)
             while isinstance(step, Step):
@@ -276,6 +272,7 @@ class RoutingChatModel(AssembledChatModel):
                             yield from screen.add(chunk)
                 except Exception as error:
                     if screen.shown:
+                        break_off(steps, error)
                         raise screen.broken(step, error) from error
                     step = advance(steps, error)
                 else:
@@ -290,7 +287,7 @@ class RoutingChatModel(AssembledChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         trace = Trace.taken() or Trace.of(run_manager)
-        made = await self._aside(self._streamed, messages, stop, kwargs, run_manager)
+        made = await self._aside(self._streamed, messages, stop, kwargs)
         with walking(self._walk(made)) as steps:
             step = advance(steps)
             while isinstance(step, Step):
@@ -309,6 +306,7 @@ class RoutingChatModel(AssembledChatModel):
                                 yield ready
                 except Exception as error:
                     if screen.shown:
+                        break_off(steps, error)
                         raise screen.broken(step, error) from error
                     step = advance(steps, error)
                 else:
@@ -382,8 +380,3 @@ class RoutingChatModel(AssembledChatModel):
             options = {"method": structure.method or "native", "strict": strict}
             told["ls_structured_output_format"] = {"kwargs": options, "schema": schema}
         return structured(super().bind(**told), structure, include_raw=include_raw)
-
-
-def _run_of(run: AnyRun) -> str | None:
-    """What a call belongs to: the run that made it, else its own."""
-    return None if run is None else str(run.parent_run_id or run.run_id)

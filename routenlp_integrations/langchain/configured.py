@@ -1,8 +1,8 @@
-"""Task and tier by ``config["configurable"]``, also behind `bind_tools` and `with_config`.
+"""Task, tier and conversation by ``config["configurable"]``, also behind `bind_tools` and `with_config`.
 
-LangChain does not hand the configuration to `_generate`. Both choices become keyword arguments of the call, so they
-reach it, are seen by tracers, and are part of the key of a cache. Streams are started under a known run, so that
-attempts can be traced as its children.
+LangChain does not hand the configuration to `_generate`. What it names becomes keyword arguments of the call, so it
+reaches it, is seen by tracers, and (but for the run that calls) is part of the key of a cache. Streams are started
+under a known run, so that attempts can be traced as its children.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -21,11 +21,10 @@ from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig, ensu
 from routenlp_integrations.langchain.tracing import Trace, afirst_under, first_under, of_config
 from router_core.errors import InputError
 
-__all__ = ["CONVERSATION", "TASK", "TIER", "ConfiguredChatModel"]
+__all__ = ["CONVERSATION", "RUN", "TASK", "TIER", "ConfiguredChatModel"]
 
-TASK, TIER, CONVERSATION = "routenlp_task", "routenlp_tier", "routenlp_conversation"
+TASK, TIER, CONVERSATION, RUN = "routenlp_task", "routenlp_tier", "routenlp_conversation", "routenlp_run"
 _KEYS = {"task": TASK, "tier": TIER}
-_THREAD = {"thread_id": CONVERSATION}
 
 
 class ConfiguredChatModel(BaseChatModel):
@@ -37,9 +36,11 @@ class ConfiguredChatModel(BaseChatModel):
     def config_specs(self) -> list[ConfigurableFieldSpec]:
         """What ``config["configurable"]`` may hold."""
         kind = str | None
+        told = "Conversation that stickiness and budgets are about." if self._by_conversation else ""
         return [
             ConfigurableFieldSpec(id="task", annotation=kind, description="Task of the query.", default=self.task),
             ConfigurableFieldSpec(id="tier", annotation=kind, description="Tier to force.", default=None),
+            *([ConfigurableFieldSpec(id="thread_id", annotation=Any, description=told, default=None)] if told else []),
         ]
 
     @property
@@ -133,15 +134,21 @@ class ConfiguredChatModel(BaseChatModel):
         return await super()._achat_model_stream_v3(input, config, stop=stop, **self._chosen(config, kwargs))
 
     def _chosen(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The keyword arguments with the task and the tier that the configuration names.
+        """The keyword arguments with what the configuration names: task, tier, conversation and calling run.
 
         Raises
         ------
         InputError
-            When one is not text, or the portfolio has no such tier.
+            When task or tier is not text, or the portfolio has no such tier.
         """
-        configurable = ensure_config(config).get("configurable", {})
-        for name, key in (_KEYS | _THREAD if self._by_conversation else _KEYS).items():
+        known = ensure_config(config)
+        configurable = known.get("configurable", {})
+        if self._by_conversation:
+            # `_stream` is not told its run, so the one that calls is noted here for every entrance.
+            calling = getattr(known.get("callbacks"), "parent_run_id", None)
+            for key, named in ((CONVERSATION, configurable.get("thread_id")), (RUN, calling)):
+                kwargs = kwargs if named is None else {**kwargs, key: str(named)}
+        for name, key in _KEYS.items():
             value = configurable.get(name)
             if value is None:
                 continue

@@ -21,7 +21,7 @@ from router_core.router import estimate_tokens
 if TYPE_CHECKING:
     from routenlp_integrations.langchain.forms import Form
 
-__all__ = ["SCHEMA_VALID", "answer_of", "model_name_of", "route_metadata", "turns", "with_route"]
+__all__ = ["SCHEMA_VALID", "answer_of", "human_id", "model_name_of", "route_metadata", "turns", "with_route"]
 
 _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
     (HumanMessage, "human"),
@@ -48,6 +48,11 @@ def _role(message: BaseMessage) -> str:
         if isinstance(message, kind):
             return role
     return message.type
+
+
+def human_id(messages: Sequence[BaseMessage]) -> str | None:
+    """Id of the last human message, None without one; LangGraph gives every message of a state one."""
+    return next((message.id for message in reversed(messages) if _role(message) == "human"), None)
 
 
 def answer_of(result: ChatResult, messages: Sequence[BaseMessage], form: "Form | None" = None) -> Answer:

@@ -1,8 +1,8 @@
 """`RoutingMiddleware`: the tier of each model call of a LangChain agent is chosen by a router."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,15 +15,20 @@ from langchain_core.runnables.config import run_in_executor
 from langgraph.errors import GraphBubbleUp
 
 from routenlp_integrations.langchain.capabilities import abilities_of, lacking
-from routenlp_integrations.langchain.messages import answer_of, turns, with_route
-from routenlp_integrations.langchain.planning import content_departure, form_departure
-from routenlp_integrations.langchain.run_config import task_and_tier
+from routenlp_integrations.langchain.messages import answer_of, human_id, turns, with_route
+from routenlp_integrations.langchain.planning import checked, content_departure, form_departure, unless_lapsed
+from routenlp_integrations.langchain.run_config import task_and_tier, thread
 from routenlp_integrations.langchain.tiers import STRUCTURE, Call, TierModel
-from router_core.cascade import Answer, Route, advance, match_tiers, walk
-from router_core.errors import InputError
+from router_core.breaker import Breaker
+from router_core.budget import Budget
+from router_core.cascade import Answer, Route, match_tiers, walk
+from router_core.driving import Step, Steps, advance, aperform, perform, walking
+from router_core.errors import InputError, TierError
+from router_core.limits import Limits
 from router_core.policy import ROUTE_ONLY
+from router_core.retries import RetryPolicy
 from router_core.route_text import route_text
-from router_core.router import Router, Start
+from router_core.router import Router, Start, estimate_tokens
 
 __all__ = ["RoutingMiddleware"]
 
@@ -47,8 +52,9 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     saves nothing on an agent with tools. The default is the one that does something: nearly every agent has tools.
 
     A call goes to the reference tier when the tier chosen cannot do it by its `profile` (tool calling, images,
-    context length, ...), fails, or returns nothing. An error of the reference tier is raised as it is. In a stream
-    of tokens those of a tier that failed half-way have been shown by then; they are no message of the agent.
+    context length, ...), fails, rests, or returns nothing. An error of the reference tier is raised as it is. In a
+    stream of tokens those of a tier that failed half-way have been shown by then; they are no message of the agent.
+    When a tier answers with another model than was certified, certificates lapse as far as it serves.
 
     ``config={"configurable": {"task": "t", "tier": "frontier"}}`` names the task of a run and forces a tier.
 
@@ -69,6 +75,17 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         provider's prompt cache; a tier that failed is not asked again. None: each call is routed on its own.
     uncalibrated
         ``"route"`` or ``"reference"``; see above.
+    timeout
+        Seconds that one model call may take, one number or ``{tier: seconds}``: one that takes longer is a failure of
+        its tier. A synchronous call is left to end in the background; give the tiers a time-out of their own too.
+    max_retries
+        How often a tier is called again after a time-out, a broken connection, 429 or 5xx; ``Retry-After`` is
+        honoured. None by default, since providers' clients retry themselves.
+    breaker
+        A `Breaker` that keeps calls from a tier that is down.
+    budget
+        A `Budget` per model call, per run (LangGraph's ``thread_id``, else all calls since the last human message) or
+        per time window. With ``on_exceeded="raise"`` the agent ends with `BudgetError`.
 
     Raises
     ------
@@ -93,6 +110,10 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         task: str | None = None,
         sticky: Sticky = "run",
         uncalibrated: Uncalibrated = "route",
+        timeout: float | Mapping[str, float] | None = None,
+        max_retries: int | None = None,
+        breaker: Breaker | None = None,
+        budget: Budget | None = None,
     ) -> None:
         super().__init__()
         if sticky not in ("run", None):
@@ -105,7 +126,9 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self.task = task
         self.sticky = sticky
         self.uncalibrated = uncalibrated
+        self.limits = Limits(RetryPolicy(max_retries or 0), timeout, breaker, budget)
         self._names = self.router.portfolio.names
+        self.limits.check(self._names)
         match_tiers(tiers, self._names)
         self._models = {name: _tier(name, tiers[name]) for name in self._names}
         self._abilities = {name: abilities_of(tier, {}) for name, tier in self._models.items()}
@@ -115,34 +138,39 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     ) -> ModelResponse[Any]:
         """Call the model on the tier chosen, or on the reference tier where that fails."""
         sent = _sent(request)
-        with closing(walk(self.router, self._start(request, sent))) as steps:
-            step, response = advance(steps), None
-            while isinstance(step, str):
-                try:
-                    response = handler(self._at(step, request))
-                except Exception as error:
-                    step = advance(steps, self._failure(step, error))
-                else:
-                    step = advance(steps, self._answer(step, response, sent))
-        return self._told(step, response)
+        responses: dict[str, ModelResponse[Any]] = {}
+        with walking(self._walk(request, sent)) as steps:
+            step = _advance(steps)
+            while isinstance(step, Step):
+                reply = perform(step, partial(handler, self._at(step, request)))
+                step = _advance(steps, self._heard(step, reply, sent, responses))
+        return self._told(step, responses)
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """Call the model on the tier chosen, without blocking the event loop while it is chosen."""
         sent = _sent(request)
-        with closing(walk(self.router, await run_in_executor(None, self._start, request, sent))) as steps:
-            step, response = advance(steps), None
-            while isinstance(step, str):
-                try:
-                    response = await handler(self._at(step, request))
-                except Exception as error:
-                    step = advance(steps, self._failure(step, error))
-                else:
-                    step = advance(steps, self._answer(step, response, sent))
-        return self._told(step, response)
+        responses: dict[str, ModelResponse[Any]] = {}
+        with walking(await run_in_executor(None, self._walk, request, sent)) as steps:
+            step = _advance(steps)
+            while isinstance(step, Step):
+                reply = await aperform(step, partial(handler, self._at(step, request)))
+                step = _advance(steps, self._heard(step, reply, sent, responses))
+        return self._told(step, responses)
 
-    def _start(self, request: ModelRequest[Any], sent: list[BaseMessage]) -> Start:
+    def _walk(self, request: ModelRequest[Any], sent: list[BaseMessage]) -> Steps:
+        lacks = lacking(_needed(request, sent), self._abilities)
+        return walk(
+            self.router,
+            self._start(request, sent, lacks),
+            limits=self.limits,
+            able=[name for name in self._names if name not in lacks],
+            run=thread() or human_id(sent),
+            prompt_tokens=sum(estimate_tokens(str(message.text)) for message in sent),
+        )
+
+    def _start(self, request: ModelRequest[Any], sent: list[BaseMessage], lacks: Mapping[str, str]) -> Start:
         """Decide the tier of one call: by policy, then by what calib did not have, the run so far and the profiles."""
         said = turns(sent)
         text = route_text(said)
@@ -163,7 +191,6 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         if reached > tier:
             tier, departs = reached, True
             why.append(f"the run has gone up to {self._names[tier]}")
-        lacks = lacking(_needed(request, sent), self._abilities)
         if (unable := self._names[tier]) in lacks:
             why.append(f"{unable} lacks {lacks[unable]}")
             tier, departs = max(k for k, name in enumerate(self._names) if name not in lacks), True
@@ -187,29 +214,48 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         tier = self._models[name]
         return request.override(model=tier.model, model_settings={**tier.bound, **request.model_settings})
 
-    def _failure(self, name: str, error: Exception) -> Exception:
-        """The failure of a cheap tier; an error of the reference tier, or an interrupt of the graph, is raised."""
-        if name == self._names[-1] or isinstance(error, GraphBubbleUp):
-            raise error
-        return error
-
-    def _answer(self, name: str, response: ModelResponse[Any], sent: Sequence[BaseMessage]) -> Answer:
-        message = _answering(response)
+    def _heard(
+        self,
+        name: str,
+        reply: ModelResponse[Any] | Exception,
+        sent: Sequence[BaseMessage],
+        responses: dict[str, ModelResponse[Any]],
+    ) -> Answer | Exception:
+        """What a tier answered, its response kept, or its failure; an interrupt of the graph is raised."""
+        if isinstance(reply, GraphBubbleUp):
+            raise reply
+        if isinstance(reply, Exception):
+            return reply
+        responses[name] = reply
+        message = _answering(reply)
         if message is None:
             return Answer("", covered="a middleware answered instead of the model")
         answer = answer_of(ChatResult(generations=[ChatGeneration(message=message)]), sent)
         if name == self._names[-1] and not answer.text.strip():
             # An agent may end with an empty message; no tier is left that could say more.
-            return replace(answer, covered=answer.covered or "answer is empty")
-        return answer
+            answer = replace(answer, covered=answer.covered or "answer is empty")
+        return checked(self.router, name, answer)
 
-    def _told(self, route: Route, response: ModelResponse[Any] | None) -> ModelResponse[Any]:
+    def _told(self, route: Route, responses: Mapping[str, ModelResponse[Any]]) -> ModelResponse[Any]:
         """The served response with the route in its message's metadata."""
-        if response is None or (message := _answering(response)) is None:
-            return response or ModelResponse(result=[])
+        response = responses[route.tier]
+        if (message := _answering(response)) is None:
+            return response
+        route = unless_lapsed(route, self.router.lapses.why(route.scope))
         tier = self.router.portfolio.tiers[self.router.portfolio.index(route.tier)]
         told = with_route(route, tier.model or tier.name).generations[0].message
         return replace(response, result=[told if part is message else part for part in response.result])
+
+
+def _advance(steps: Steps, reply: Answer | Exception | None = None) -> Step | Route:
+    """Take one step; the error of the tier that was asked last is raised as it is."""
+    try:
+        return advance(steps, reply)
+    except TierError as error:
+        if error.__cause__ is None:
+            raise
+        raised = error.__cause__
+    raise raised
 
 
 def _tier(name: str, given: Any) -> TierModel:

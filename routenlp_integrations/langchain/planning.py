@@ -7,15 +7,25 @@ from typing import Any, Literal
 from langchain_core.messages import BaseMessage, FunctionMessage, ToolMessage
 
 from routenlp_integrations.langchain.capabilities import Abilities, lacking
-from routenlp_integrations.langchain.messages import SCHEMA_VALID, turns
+from routenlp_integrations.langchain.messages import SCHEMA_VALID, model_name_of, turns
 from routenlp_integrations.langchain.tiers import STRUCTURE, Call
-from router_core.cascade import Route
+from router_core.cascade import Answer, Route
 from router_core.errors import InputError
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.route_text import route_text
 from router_core.router import Router, Start
 
-__all__ = ["Plan", "StreamPolicy", "Uncalibrated", "content_departure", "form_departure", "plan", "streamed_policy"]
+__all__ = [
+    "Plan",
+    "StreamPolicy",
+    "Uncalibrated",
+    "checked",
+    "content_departure",
+    "form_departure",
+    "plan",
+    "streamed_policy",
+    "unless_lapsed",
+]
 
 StreamPolicy = Literal["auto", "route", "buffer"]
 Uncalibrated = Literal["reference", "cascade"]
@@ -50,6 +60,8 @@ class Plan:
         Tiers that cannot serve the call, and what they lack.
     void
         Why nothing covers an answer of a cheap tier, empty when the policy's certificate does.
+    kept
+        Whether the certificate outlives a departure straight to the reference tier.
     names
         All tiers in cascade order.
     key
@@ -64,6 +76,7 @@ class Plan:
     start: Start
     lacks: Mapping[str, str]
     void: str
+    kept: bool
     names: tuple[str, ...]
     key: str | None = None
     run: str | None = None
@@ -87,9 +100,8 @@ class Plan:
         if self.lacks:
             attempts = tuple(replace(attempt, reason=self._told(attempt.reason)) for attempt in route.attempts)
             route = replace(route, reason=self._told(route.reason), attempts=attempts)
-        if lapsed and route.certificate is not None:
-            return replace(route, certificate=None, reason=f"{route.reason}; {lapsed}")
-        if not self.void or route.attempts[0].tier == self.names[-1]:
+        route = unless_lapsed(route, lapsed)
+        if not self.void or (self.kept and route.attempts[0].tier == self.names[-1]):
             return route
         return replace(route, certificate=None, reason=f"{route.reason}; uncertified: {self.void}")
 
@@ -97,6 +109,20 @@ class Plan:
         for name, lacks in self.lacks.items():
             reason = reason.replace(f"{name} cannot take this query", f"{name} lacks {lacks}")
         return reason
+
+
+def unless_lapsed(route: Route, lapsed: str) -> Route:
+    """The route without its certificate where nothing is claimed of the scope any more, `lapsed` saying why."""
+    if lapsed and route.certificate is not None:
+        return replace(route, certificate=None, reason=f"{route.reason}; {lapsed}")
+    return route
+
+
+def checked(router: Router, tier: str, answer: Answer) -> Answer:
+    """Note which model answered; an answer of another one than was certified is covered by nothing."""
+    if router.saw(tier, model_name_of(answer.raw)):
+        return replace(answer, covered=answer.covered or f"{tier} answered with another model than was certified")
+    return answer
 
 
 def form_departure(params: Mapping[str, Any]) -> str:
@@ -142,7 +168,7 @@ def plan(
     lacks = lacking(call, abilities)
 
     def forced(name: str, why: str) -> Plan:
-        return Plan(call, router.force(text, task, policy, name, why), lacks, "", names)
+        return Plan(call, router.force(text, task, policy, name, why), lacks, "", True, names)
 
     if tier is not None:
         if tier in lacks:
@@ -155,7 +181,8 @@ def plan(
         why = ""
     if why and uncalibrated == "reference":
         return forced(reference, why)
-    return Plan(call, router.start(text, task, policy), lacks, why, names)
+    start = router.start(text, task, policy)
+    return Plan(call, start, lacks, why, router.outlives_departure(start), names)
 
 
 def _calibrated(router: Router, task: str | None) -> bool:

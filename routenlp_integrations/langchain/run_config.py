@@ -1,10 +1,10 @@
-"""The task and the tier that a run's configuration names, for code that is not handed the configuration."""
+"""Task, tier and conversation that a run's configuration names, for code that is not handed the configuration."""
 
 from langchain_core.runnables import ensure_config
 
 from router_core.errors import InputError
 
-__all__ = ["task_and_tier"]
+__all__ = ["task_and_tier", "thread"]
 
 
 def task_and_tier() -> tuple[str | None, str | None]:
@@ -22,3 +22,9 @@ def task_and_tier() -> tuple[str | None, str | None]:
             msg = f"configurable[{name!r}] must be text, not {value!r}"
             raise InputError(msg)
     return task, tier
+
+
+def thread() -> str | None:
+    """``configurable["thread_id"]`` of the run that is under way, None where there is none."""
+    named = ensure_config().get("configurable", {}).get("thread_id")
+    return None if named is None else str(named)

@@ -46,7 +46,7 @@ def make(small_router: Router) -> Make:
         tiers: dict[str, dict[str, Any]] | None = None, **params: Any
     ) -> tuple[RoutingChatModel, dict[str, ScriptedModel]]:
         own = tiers or {}
-        models = {name: ScriptedModel(model_name=f"{name}-1", **own.get(name, {})) for name in TIERS}
+        models = {name: ScriptedModel(**{"model_name": f"{name}-1", **own.get(name, {})}) for name in TIERS}
         return RoutingChatModel(router=small_router, tiers=models, **{"task": "mood", **params}), models
 
     return build

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,19 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.errors import GraphInterrupt
 from pydantic import BaseModel
+from routers import Clock, ProviderError
 from scripted import route_of
 
 import routenlp_integrations.langchain as face
 from routenlp_integrations.langchain import RoutingMiddleware
+from routenlp_integrations.langchain import middleware as module
 from routenlp_integrations.langchain.messages import turns
-from router_core.errors import InputError, MissingExtraError
+from router_core import Breaker, Budget
+from router_core.driving import aperform, perform
+from router_core.errors import BudgetError, InputError, MissingExtraError, TierError
 from router_core.policy import ROUTE_ONLY
 from router_core.route_text import route_text
-from router_core.router import Router
+from router_core.router import Router, estimate_tokens
 
 Build = Callable[..., tuple[Any, dict[str, AgentModel]]]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -264,6 +269,148 @@ async def test_errors_of_the_reference_are_raised_as_they_are(build: Build, quer
     assert called(models) == {"small": 1, "medium": 0, "large": 1}
 
 
+# Limits
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Waits of the middleware pass on this clock."""
+    clock = Clock()
+    monkeypatch.setattr(module, "perform", partial(perform, sleep=clock.sleep))
+    monkeypatch.setattr(module, "aperform", partial(aperform, sleep=clock.asleep))
+    return clock
+
+
+@pytest.mark.parametrize("how", ENTRANCES)
+@pytest.mark.parametrize("tier", ["small", "large"])
+async def test_failures_that_pass_are_retried(
+    build: Build, queries: dict[str, str], how: str, tier: str, clock: Clock
+) -> None:
+    """A 429 waits as long as it says and is asked again, the reference tier like any other."""
+    error = ProviderError(429, {"retry-after": "3"})
+    agent, models = build({tier: {"fails": error, "fails_on": (0, 1)}}, tools=(), max_retries=2)
+    [message] = answers(await run(agent, how, queries[tier]))
+    route = route_of(message)
+    assert (route["tier"], [attempt["retries"] for attempt in route["attempts"]]) == (tier, [2])
+    assert [seconds for seconds in clock.slept if seconds] == [3.0, 3.0]
+    assert called(models) == {name: 3 * (name == tier) for name in TIERS}
+    assert route["certificate"] is not None
+
+
+@pytest.mark.parametrize("how", ENTRANCES)
+async def test_failures_that_do_not_pass(build: Build, queries: dict[str, str], how: str, clock: Clock) -> None:
+    """A bad key is not retried; the reference tier's last error is raised as it is, its own cause kept."""
+    agent, models = build({"small": {"fails": ProviderError(401)}}, tools=(), max_retries=2)
+    [message] = answers(await run(agent, how, queries["small"]))
+    assert (route_of(message)["tier"], called(models)["small"]) == ("large", 1)
+    error = ProviderError(500)
+    error.__cause__ = cause = ConnectionError("down")
+    agent, models = build({"large": {"fails": error}}, tools=(), max_retries=2)
+    with pytest.raises(ProviderError) as raised:
+        await run(agent, how, queries["large"])
+    assert (raised.value is error, raised.value.__cause__ is cause) == (True, True)
+    assert called(models)["large"] == 3
+    assert len([seconds for seconds in clock.slept if seconds]) == 2
+
+
+@pytest.mark.parametrize("how", ENTRANCES)
+async def test_a_tier_that_hangs(build: Build, queries: dict[str, str], how: str) -> None:
+    """A synchronous call is left behind, an asynchronous one cancelled; the reference tier answers."""
+    stuck = threading.Event()
+    agent, models = build({"small": {"hangs": stuck}}, tools=(), timeout={"small": 0.02})
+    [message] = answers(await run(agent, how, queries["small"]))
+    stuck.set()
+    assert route_of(message)["tier"] == "large"
+    assert "small failed: TimeoutError" in route_of(message)["reason"]
+    assert models["small"].cancelled == how.startswith("a")
+    assert route_of(message)["certificate"]["risk"] == "joint"
+
+
+@pytest.mark.parametrize("how", ENTRANCES)
+async def test_breaker_keeps_calls_from_a_tier(build: Build, queries: dict[str, str], how: str) -> None:
+    """Once open, the tier rests; a reference tier at rest is an error of ours."""
+    clock = Clock()
+    breaker = Breaker(1, 30.0, clock=clock)
+    agent, models = build({"small": {"fails": ConnectionError("down")}}, tools=(), breaker=breaker)
+    for _ in range(2):
+        [message] = answers(await run(agent, how, queries["small"]))
+        assert (route_of(message)["tier"], called(models)["small"]) == ("large", 1)
+    assert "small rests after repeated failures" in route_of(message)["reason"]
+    clock.sleep(30.0)
+    models["small"].fails = None
+    [message] = answers(await run(agent, how, queries["small"]))
+    assert route_of(message)["tier"] == "small"
+    breaker.leave("large", breaker.enter("large") or 0, False)
+    with pytest.raises(TierError, match="large rests"):
+        await run(agent, how, queries["large"])
+
+
+def _price(router: Router, query: str) -> tuple[float, float]:
+    """What the small tier is expected to cost for a query, and what it does."""
+    sent = [SystemMessage("Be brief."), HumanMessage(query)]
+    tokens = sum(estimate_tokens(message.text) for message in sent)
+    return router.expected_price(0, router.start(query, "mood", ROUTE_ONLY), tokens), (10 * 0.1 + 5 * 0.4) / 1e6
+
+
+@pytest.mark.parametrize("how", ENTRANCES)
+async def test_budget_per_run(build: Build, queries: dict[str, str], small_router: Router, how: str) -> None:
+    """All calls since the human message are one run, paid together; the next run has its own budget."""
+    agent, models = build(budget=Budget(1.0, per="run"))
+    for _ in range(2):
+        first, second = (route_of(m) for m in answers(await run(agent, how, queries["small"])))
+        assert first["budget"] == {"usd": 1.0, "per": "run", "spent_usd": first["cost_usd"], "stopped": False}
+        assert second["budget"]["spent_usd"] == pytest.approx(first["cost_usd"] + second["cost_usd"])
+    expected, paid = _price(small_router, queries["small"])
+    agent, models = build(budget=Budget(expected + paid / 2, per="run", on_exceeded="raise"), tools=())
+    thread: Any = {"configurable": {"thread_id": "a"}}
+    await run(agent, how, queries["small"], config=thread)
+    with pytest.raises(BudgetError, match="small is expected to cost"):
+        await run(agent, how, queries["small"], config=thread)
+    await run(agent, how, queries["small"])
+    assert called(models) == {"small": 2, "medium": 0, "large": 0}
+
+
+@pytest.mark.parametrize("how", ENTRANCES)
+async def test_budget_stops_at_what_is_affordable(
+    build: Build, queries: dict[str, str], small_router: Router, how: str
+) -> None:
+    """A call that the reference tier should have, and that does not fit, goes to a tier that can and does."""
+    expected, _ = _price(small_router, queries["large"])
+    agent, models = build(budget=Budget(1.5 * expected), tools=())
+    [message] = answers(await run(agent, how, queries["large"]))
+    route = route_of(message)
+    assert (route["tier"], route["certificate"], route["budget"]["stopped"]) == ("small", None, True)
+    unable = {"small": {"profile": {"tool_calling": False}}}
+    agent, models = build(unable, budget=Budget(1.5 * expected))
+    with pytest.raises(BudgetError):
+        await run(agent, how, queries["large"])
+    assert called(models) == dict.fromkeys(TIERS, 0)
+
+
+@pytest.mark.parametrize("how", ENTRANCES)
+async def test_another_model_answers(build: Build, queries: dict[str, str], how: str) -> None:
+    """An answer of another model than was certified is not a cheap tier's to give, and certificates lapse."""
+    agent, models = build({"small": {"model_name": "small-2"}}, tools=())
+    for attempts in (["small", "large"], ["large"]):
+        [message] = answers(await run(agent, how, queries["small"]))
+        route = route_of(message)
+        assert [attempt["tier"] for attempt in route["attempts"]] == attempts
+        assert route["certificate"] is None
+        assert "certificate lapsed" in route["reason"]
+    assert called(models) == {"small": 1, "medium": 0, "large": 2}
+
+
+def test_the_served_response_is_the_routes(build: Build, queries: dict[str, str], small_router: Router) -> None:
+    """Where the budget ends after an answer that was kept, that answer is the agent's message."""
+    expected, _ = _price(small_router, queries["small"])
+    agent, models = build({"small": {"model_name": "small-2"}}, tools=(), budget=Budget(1.5 * expected))
+    [message] = answers(agent.invoke({"messages": queries["small"]})["messages"])
+    route = route_of(message)
+    assert (route["tier"], route["certificate"]) == ("small", None)
+    assert message.response_metadata["model_name"] == "small-2"
+    assert called(models) == {"small": 1, "medium": 0, "large": 0}
+
+
 def test_interrupts_are_no_failures(build: Build, queries: dict[str, str]) -> None:
     """An interrupt that another middleware raises stops the graph; the reference tier is not asked instead."""
     seen = []
@@ -446,7 +593,10 @@ async def test_deciding_does_not_block_the_event_loop(
 def test_made_from_a_folder_and_pickled(small_bundle: Path, queries: dict[str, str]) -> None:
     """A bundle's folder will do as router, and the middleware travels to another process."""
     tiers = {name: AgentModel(model_name=f"{name}-1") for name in TIERS}
-    made = pickle.loads(pickle.dumps(RoutingMiddleware(small_bundle, tiers, task="mood")))  # noqa: S301
+    limits: Any = {"timeout": 9.0, "max_retries": 1, "breaker": Breaker(3), "budget": Budget(0.5)}
+    made = pickle.loads(pickle.dumps(RoutingMiddleware(small_bundle, tiers, task="mood", **limits)))  # noqa: S301
+    assert (made.limits.timeout, made.limits.retries.max_retries) == (9.0, 1)
+    assert (made.limits.breaker.failures, made.limits.budget.usd) == (3, 0.5)
     agent = create_agent(tiers["large"], [look_up], middleware=[made])
     message = agent.invoke({"messages": queries["small"]})["messages"][-1]
     assert route_of(message)["tier"] == "small"
@@ -456,6 +606,8 @@ def test_made_from_a_folder_and_pickled(small_bundle: Path, queries: dict[str, s
     ("params", "told"),
     [
         ({"sticky": "conversation"}, "sticky = 'conversation' is unknown; use 'run' or None"),
+        ({"timeout": {"huge": 1.0}}, "timeout names huge; the tiers are small, medium, large"),
+        ({"timeout": 0}, "timeout = 0 must be seconds above 0"),
         ({"uncalibrated": "ignore"}, "uncalibrated = 'ignore' is unknown; use 'route' or 'reference'"),
         ({"tiers": {"small": AgentModel(), "huge": AgentModel()}}, "tiers must be named small, medium, large"),
         ({"tiers": dict.fromkeys(TIERS, 3)}, "tier 'small' is a int"),
