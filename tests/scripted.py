@@ -159,6 +159,8 @@ class ScriptedModel(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
         self._note(messages, stop, kwargs, "stream")
+        if self.hangs is not None:
+            self.hangs.wait(60)
         try:
             yield from self._pieces(messages, kwargs)
         finally:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -22,7 +22,7 @@ from routenlp_integrations.langchain.configured import CONVERSATION, RUN, TASK, 
 from routenlp_integrations.langchain.forms import form_of
 from routenlp_integrations.langchain.messages import human_id, turns, with_route
 from routenlp_integrations.langchain.planning import Plan, checked, plan, streamed_policy
-from routenlp_integrations.langchain.streaming import Deadline, Screen, last_chunks
+from routenlp_integrations.langchain.streaming import Deadline, Screen, last_chunks, leaving
 from routenlp_integrations.langchain.structured import Method, Structure, structured
 from routenlp_integrations.langchain.tiers import STRUCTURE, Call, TierModel
 from routenlp_integrations.langchain.tracing import Trace
@@ -92,9 +92,9 @@ class RoutingChatModel(AssembledChatModel):
     temperature, max_tokens, stop
         Given to every tier with each call when set. They should be what the records were made with.
     timeout
-        Seconds that one attempt may take, one number or ``{tier: seconds}``. It is given to the tier and enforced:
-        an attempt that takes longer is a failure of its tier. In a stream only until something is shown, and in a
-        synchronous one by the tier alone.
+        Seconds that one attempt may take, one number or ``{tier: seconds}``; in a stream, until something is shown.
+        An attempt that takes longer is a failure of its tier. It is enforced here and not handed to the tier, whose
+        client may not know the argument; a synchronous call goes on in a thread, its answer dropped.
     max_retries
         How often a tier is called again after a time-out, a broken connection, 429 or 5xx; ``Retry-After`` is
         honoured. None by default, since providers' clients retry themselves.
@@ -178,12 +178,6 @@ class RoutingChatModel(AssembledChatModel):
             return work(*given)
         return await run_in_executor(None, work, *given)
 
-    def _tier(self, name: str, call: Call) -> tuple[TierModel, Call]:
-        seconds = self.timeout.get(name) if isinstance(self.timeout, dict) else self.timeout
-        if seconds is not None:
-            call = Call(call.messages, call.stop, {"timeout": seconds, **call.params}, call.form)
-        return self._models[name], call
-
     def _walk(self, made: Plan) -> Steps:
         return walk(
             self.router,
@@ -199,14 +193,14 @@ class RoutingChatModel(AssembledChatModel):
     def _ask(
         self, made: Plan, step: Step, run: CallbackManagerForLLMRun | None, trace: Trace | None
     ) -> Answer | Exception:
-        tier, call = self._tier(step, made.call)
+        tier, call = self._models[step], made.call
         # Tokens of an answer that may be rejected must not reach the caller's callbacks.
         return self._heard(step, perform(step, lambda: tier.ask(call, run if step.final else None, trace)))
 
     async def _aask(
         self, made: Plan, step: Step, run: AsyncCallbackManagerForLLMRun | None, trace: Trace | None
     ) -> Answer | Exception:
-        tier, call = self._tier(step, made.call)
+        tier, call = self._models[step], made.call
         return self._heard(step, await aperform(step, lambda: tier.aask(call, run if step.final else None, trace)))
 
     def _heard(self, tier: str, reply: Answer | Exception) -> Answer | Exception:
@@ -262,14 +256,17 @@ class RoutingChatModel(AssembledChatModel):
                 if made.start.policy_name == CASCADE and not step.final:
                     step = advance(steps, self._ask(made, step, None, trace))
                     continue
-                tier, call = self._tier(step, made.call)
+                tier, call = self._models[step], made.call
                 screen = Screen(call, final=step.final)
                 if step.wait_seconds:
                     time.sleep(step.wait_seconds)
+                until_shown = Deadline(step.timeout_seconds)
                 try:
-                    with closing(tier.stream(call, run_manager, trace)) as chunks:
-                        for chunk in chunks:
-                            yield from screen.add(chunk)
+                    with leaving(tier.stream(call, run_manager, trace)) as chunks:
+                        while (chunk := until_shown.next(chunks)) is not None:
+                            for ready in screen.add(chunk):
+                                until_shown.lift()
+                                yield ready
                 except Exception as error:
                     if screen.shown:
                         break_off(steps, error)
@@ -294,7 +291,7 @@ class RoutingChatModel(AssembledChatModel):
                 if made.start.policy_name == CASCADE and not step.final:
                     step = await self._aside(advance, steps, await self._aask(made, step, None, trace))
                     continue
-                tier, call = self._tier(step, made.call)
+                tier, call = self._models[step], made.call
                 screen = Screen(call, final=step.final)
                 await asyncio.sleep(step.wait_seconds)
                 until_shown = Deadline(step.timeout_seconds)
