@@ -97,7 +97,8 @@ class Budget:
 
     The *expected* price of a tier is compared with what is left before it is called (see `Account` for how far
     spending can exceed the budget, and `Router.expected_price` for the price). What a failed or timed-out call may have
-    cost at the provider is not known and not counted. State belongs to one process: a copy or a pickle carries the
+    cost at the provider is not known and not counted; one that was abandoned, or broke off with a part of its answer
+    shown, counts at its expected price. State belongs to one process: a copy or a pickle carries the
     settings and starts with nothing spent.
 
     Parameters

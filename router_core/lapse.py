@@ -199,6 +199,12 @@ class LapseWatch:
             return ""
         return lapsed.get(scope) or lapsed.get(None, "")
 
+    @property
+    def lapsed(self) -> tuple[str | None, ...]:
+        """Scopes whose certificates lapsed, None for all of them; the keys of what was kept under them are void."""
+        self.why(None)
+        return tuple(sorted(self._lapsed, key=str))
+
     def count(self, scope: str, policy: str) -> str:
         """`why`, for one more decision under a certificate."""
         most = self._validity.max_decisions

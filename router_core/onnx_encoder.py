@@ -161,6 +161,9 @@ class OnnxEncoder:
             known = next(iter(self._known.get(ids.tobytes(), {}).values()), None)
         return (known or self._predict(ids, 0)).hidden
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_parts, (self.parts(), self.threads)
+
     def parts(self) -> dict[str, bytes]:
         """Return the parts ``encoder.json``, ``encoder.onnx`` and ``tokenizer.json``."""
         return {

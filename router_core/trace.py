@@ -109,8 +109,11 @@ class Trace:
         self._held = price
         return True
 
-    def ask(self, tier: int, *, able: bool, final: bool) -> Generator[Step, Reply, Outcome]:
-        """Call a tier until it answers or may not be retried, and settle what it cost."""
+    def ask(self, tier: int, *, able: bool, final: bool, last: bool) -> Generator[Step, Reply, Outcome]:
+        """Call a tier until it answers or may not be retried, and settle what it cost.
+
+        The `last` tier may answer nothing at all: there is none to ask instead, and its caller may have meant it.
+        """
         name = self.router.portfolio.names[tier]
         self._asked.add(tier)
         if not able:
@@ -120,6 +123,10 @@ class Trace:
             reply, retries = yield from self._calls(name, final)
             if isinstance(reply, Answer):
                 cost = self.router.price(name, self.start.text, reply)
+        except BaseException:
+            # Abandoned, or broken off with a part of the answer shown: what it will cost is not known.
+            cost = self._held or 0.0
+            raise
         finally:
             if self._account is not None and self._held is not None:
                 self._account.settle(self._held, cost)
@@ -129,7 +136,7 @@ class Trace:
             return Outcome(None, f"{name} rests after repeated failures", called=False)
         if isinstance(reply, Exception):
             return Outcome(None, f"{name} failed: {type(reply).__name__}", reply, cost, elapsed, retries)
-        if not reply.text.strip() and not reply.covered:
+        if not last and not reply.text.strip() and not reply.covered:
             return Outcome(None, f"{name} returned nothing", None, cost, elapsed, retries)
         return Outcome(reply, "", None, cost, elapsed, retries)
 

@@ -91,7 +91,7 @@ def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clear
                 tier, unjudged, reason = chosen, True, f"{trace.beyond}; sent to {names[chosen]}"
                 trace.void = trace.void if tier == last and kept else trace.void or reason
         end = tier == final
-        outcome = yield from trace.ask(tier, able=tier in candidates, final=end or unjudged)
+        outcome = yield from trace.ask(tier, able=tier in candidates, final=end or unjudged, last=end)
         answer, failed = outcome.answer, outcome.failed
         if end:
             if answer is not None:

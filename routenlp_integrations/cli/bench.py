@@ -21,7 +21,7 @@ def bench(
     ] = None,
 ) -> None:
     """Measure how long a decision takes by length of the text and threads, and what a fresh process needs."""
-    check_target(json_file, "--json")
+    check_target(json_file, "--json", taken=[bundle])
     from router_core.bench import bench as measure
 
     to_stdout = str(json_file) == STDOUT

@@ -47,7 +47,7 @@ def calibrate(
 ) -> None:
     """Certify the same router again: another risk, another level, or fresh calibration items."""
     check_claim(risk, delta, certify_by)
-    check_target(json_file, "--json")
+    check_target(json_file, "--json", taken=[bundle, *records, out])
     need_fit("calibrate a bundle")
     from routenlp_integrations.cli.report import facts, print_certificates, print_missing, print_uses
     from routenlp_integrations.cli.summary import add_allowed, summarise

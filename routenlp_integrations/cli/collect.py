@@ -78,8 +78,8 @@ def collect(
     from router_core.records_file import RECORD_SUFFIXES
     from router_core.redaction import Redaction
 
-    check_target(json_file, "--json")
-    check_target(out, "--out", RECORD_SUFFIXES)
+    check_target(json_file, "--json", taken=[prompts, tiers, out, f"{out}.journal.jsonl"])
+    check_target(out, "--out", RECORD_SUFFIXES, [prompts, tiers])
     if out.suffix.lower() == ".parquet":
         _need_packages("pyarrow")
     judge = judged_by(metric)

@@ -35,8 +35,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Replay every policy and rival of a bundle on logged queries, and report quality, cost and risk."""
-    check_target(json_file, "--json")
-    check_target(plot, "--plot", PICTURES)
+    check_target(json_file, "--json", taken=[bundle, *records, plot])
+    check_target(plot, "--plot", PICTURES, [bundle, *records])
     need_fit("evaluate a bundle")
     from routenlp_integrations.cli.scorecard import print_policies, print_router, print_scopes
     from routenlp_integrations.cli.summary import cost_sentence

@@ -78,7 +78,7 @@ def fit(
     """Fit a router on logged records, certify it, and write the bundle."""
     check_claim(risk, delta, certify_by)
     encoders = encoder_names(encoder, finetune=finetune, preferences=preferences is not None)
-    check_target(json_file, "--json")
+    check_target(json_file, "--json", taken=[*records, out, portfolio, preferences])
     need_fit("fit a router")
     from routenlp_integrations.cli.report import (
         print_certificates,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -79,8 +80,10 @@ def need_fit(purpose: str) -> None:
         raise MissingExtraError("fit", purpose)
 
 
-def check_target(path: Path | None, option: str, suffixes: tuple[str, ...] = ()) -> None:
-    """Refuse a file that could not be written, before any work is done.
+def check_target(
+    path: Path | None, option: str, suffixes: tuple[str, ...] = (), taken: Iterable[Path | str | None] = ()
+) -> None:
+    """Refuse a file that could not be written, or whose writing would destroy another, before any work is done.
 
     Parameters
     ----------
@@ -90,11 +93,14 @@ def check_target(path: Path | None, option: str, suffixes: tuple[str, ...] = ())
         The option that names it, for the message.
     suffixes
         Endings allowed; any when empty.
+    taken
+        Files and folders that the command reads, or writes something else to.
 
     Raises
     ------
     InputError
-        When the path is a folder, its folder does not exist, or its ending is not allowed.
+        When the path is a folder, its folder does not exist, its ending is not allowed, it is one of those taken or
+        lies in one, or it lies in a bundle or checkpoint.
     """
     if path is None or (str(path) == STDOUT and not suffixes):
         return
@@ -106,6 +112,16 @@ def check_target(path: Path | None, option: str, suffixes: tuple[str, ...] = ())
         raise InputError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise InputError(f"{option} {path}: the folder {path.parent} is not writable; name another file")
+    if (path.parent / "manifest.json").is_file():
+        raise InputError(
+            f"{option} {path}: {path.parent} is a bundle or checkpoint, which holds nothing else; name another file"
+        )
+    whole = path.resolve()
+    for other in taken:
+        if other is not None and "://" not in str(other) and str(other) != STDOUT:
+            used = Path(other).resolve()
+            if whole == used or used in whole.parents:
+                raise InputError(f"{option} {path} is what this command reads or writes as {other}; name another file")
 
 
 def write_json(target: Path, value: Any) -> None:

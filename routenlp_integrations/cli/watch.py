@@ -69,8 +69,8 @@ def watch(
 
     if once and every is not None:
         raise InputError("--once and --every exclude each other; give one of them")
-    check_target(plot, "--plot", PICTURES)
-    check_target(state, "--state")
+    check_target(plot, "--plot", PICTURES, [bundle, ledger])
+    check_target(state, "--state", taken=[bundle, ledger, plot])
     need_fit("watch a bundle")
     folder = bundle_folder(bundle).resolve()
     loaded = Bundle.load(folder)

@@ -1,12 +1,13 @@
 """A router with a chat model behind every tier: how it is put together, what it says of itself, how it is copied."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from langchain_core.language_models import LangSmithParams, ModelProfile
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
+from langchain_core.messages import BaseMessage
 from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
 
 from routenlp_integrations.langchain.capabilities import Abilities, abilities_of, check_declared, common_profile
@@ -84,6 +85,42 @@ class AssembledChatModel(ConfiguredChatModel):
 
     @model_validator(mode="after")
     def _match(self) -> Self:
+        self._assemble()
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a parameter; what is made of the parameters is made anew, or a changed limit would limit nothing."""
+        if name not in type(self).model_fields or self.__pydantic_private__ is None:
+            super().__setattr__(name, value)
+            return
+        before = getattr(self, name)
+        super().__setattr__(name, value)
+        try:
+            self._assemble()
+        except InputError:
+            super().__setattr__(name, before)
+            self._assemble()
+            raise
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some parameters changed; see `BaseModel.model_copy`."""
+        copied = super().model_copy(update=update, deep=deep)
+        if update:
+            copied._assemble()
+        return copied
+
+    def _assemble(self) -> None:
+        """Make what is made of the parameters.
+
+        Raises
+        ------
+        InputError
+            When they do not fit together.
+        """
+        for what, known in (("stream_policy", StreamPolicy), ("uncalibrated", Uncalibrated)):
+            if getattr(self, what) not in get_args(known):
+                msg = f"{what} = {getattr(self, what)!r} is unknown; use one of {', '.join(get_args(known))}"
+                raise InputError(msg)
         names = self.router.portfolio.names
         match_tiers(self.tiers, names)
         check_declared(self.capabilities, names)
@@ -91,7 +128,7 @@ class AssembledChatModel(ConfiguredChatModel):
         self._limits = Limits(retries, self.timeout, self.breaker, self.budget)
         self._limits.check(names)
         self._sticky = Sticky() if self.sticky == "conversation" else self.sticky
-        if self._sticky is not None:
+        if self._sticky is not self.sticky:
             # Models made of this one (configurable fields) must remember the same conversations.
             self.sticky = self._sticky
         self._models = {name: TierModel.of(name, self.tiers[name]) for name in names}
@@ -101,7 +138,6 @@ class AssembledChatModel(ConfiguredChatModel):
         self._told = {name: tier.identity for name, tier in self._models.items()}
         if self.output_version is None and {tier.model.output_version for tier in self._models.values()} == {"v1"}:
             self.output_version = "v1"
-        return self
 
     # What it is
 
@@ -133,7 +169,9 @@ class AssembledChatModel(ConfiguredChatModel):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         # The serialised form, which LangChain would take, does not say what the bundle at its path holds.
         kwargs.pop(RUN, None)
-        return str(sorted({**self._get_invocation_params(stop=stop), **kwargs}.items()))
+        # An answer kept under a certificate must not outlive it.
+        lapsed = {"lapsed": self.router.lapses.lapsed}
+        return str(sorted({**self._get_invocation_params(stop=stop), **kwargs, **lapsed}.items()))
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
@@ -144,6 +182,20 @@ class AssembledChatModel(ConfiguredChatModel):
     def _resolve_model_profile(self) -> ModelProfile | None:
         models = [TierModel.of(name, tier) for name, tier in self.tiers.items()]
         return common_profile([abilities_of(tier, self.capabilities.get(tier.name, {})) for tier in models])
+
+    def get_num_tokens(self, text: str) -> int:
+        """Tokens of a text, as the reference tier counts them."""
+        return self._models[self.router.portfolio.reference.name].model.get_num_tokens(text)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Token ids of a text, as the reference tier numbers them."""
+        return self._models[self.router.portfolio.reference.name].model.get_token_ids(text)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Tokens of a conversation, as the reference tier counts them."""
+        model = self._models[self.router.portfolio.reference.name].model
+        told = {"tools": tools} if tools else {}
+        return model.get_num_tokens_from_messages(messages, **told)
 
     @property
     def _name(self) -> str:

@@ -21,7 +21,7 @@ from routenlp_integrations.langchain.assembled import AssembledChatModel
 from routenlp_integrations.langchain.configured import CONVERSATION, RUN, TASK, TIER
 from routenlp_integrations.langchain.forms import form_of
 from routenlp_integrations.langchain.messages import human_id, turns, with_route
-from routenlp_integrations.langchain.planning import Plan, checked, plan, streamed_policy
+from routenlp_integrations.langchain.planning import Plan, checked, decoding_changes, plan, streamed_policy
 from routenlp_integrations.langchain.streaming import Deadline, Screen, last_chunks, leaving
 from routenlp_integrations.langchain.structured import Method, Structure, structured
 from routenlp_integrations.langchain.tiers import STRUCTURE, Call, TierModel
@@ -90,7 +90,8 @@ class RoutingChatModel(AssembledChatModel):
         ``"raise"``, or serve the ``"best"`` cheap answer so far, uncertified. A tier that fails after something of
         its stream was shown always raises `TierError`.
     temperature, max_tokens, stop
-        Given to every tier with each call when set. They should be what the records were made with.
+        Given to every tier with each call when set. They should be what the records were made with; a call that sets
+        others, or names another model, is routed, but a cheap answer to it carries no certificate.
     timeout
         Seconds that one attempt may take, one number or ``{tier: seconds}``; in a stream, until something is shown.
         An attempt that takes longer is a failure of its tier. It is enforced here and not handed to the tier, whose
@@ -157,6 +158,7 @@ class RoutingChatModel(AssembledChatModel):
             tier=kwargs.get(TIER),
             uncalibrated=self.uncalibrated,
             abilities=self._abilities,
+            changed=decoding_changes(kwargs, {"temperature": self.temperature, "max_tokens": self.max_tokens}),
         )
         conversation = kwargs.get(CONVERSATION)
         if self._sticky is not None:

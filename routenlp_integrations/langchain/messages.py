@@ -31,7 +31,11 @@ _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
     (FunctionMessage, "tool"),
 )
 _OTHER_ROLES = {"user": "human", "assistant": "ai", "developer": "system"}
-_FILTERED = frozenset({"content_filter", "safety"})
+_FILTERED = frozenset({
+    "content_filter", "content_filtered", "safety", "refusal", "recitation", "prohibited_content", "blocklist", "spii",
+    "image_safety", "guardrail_intervened",
+})  # fmt: skip
+"""Reasons, as providers name them, that an answer was withheld."""
 SCHEMA_VALID = "schema_valid"
 """Signal: 1 when an answer fits the schema it was asked in, 0 when it does not."""
 
@@ -123,8 +127,11 @@ def _uncovered(generation: ChatGeneration, *, asked: bool) -> str:
     calls = getattr(message, "tool_calls", None) or getattr(message, "invalid_tool_calls", None) or old_style
     if calls and not asked:
         return "answer has tool calls, which calib did not have"
-    if str(_metadata(generation).get("finish_reason", "")).lower() in _FILTERED:
+    told = _metadata(generation)
+    if {str(told.get(name, "")).lower() for name in ("finish_reason", "stop_reason", "stopReason")} & _FILTERED:
         return "answer was filtered by the provider"
+    if message.additional_kwargs.get("refusal"):
+        return "the model refused to answer"
     return ""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from langchain_core.messages import BaseMessage, FunctionMessage, ToolMessage
+from langchain_core.messages import BaseMessage, ChatMessage, FunctionMessage, ToolMessage
 
 from routenlp_integrations.langchain.capabilities import Abilities, lacking
 from routenlp_integrations.langchain.messages import SCHEMA_VALID, model_name_of, turns
@@ -16,6 +16,7 @@ from router_core.route_text import route_text
 from router_core.router import Router, Start
 
 __all__ = [
+    "decoding_changes",
     "Plan",
     "StreamPolicy",
     "Uncalibrated",
@@ -37,11 +38,55 @@ _FORMS = {
     "functions": "functions are",
     "function_call": "a function is",
     **dict.fromkeys(
-        ("response_format", "response_mime_type", "response_schema", "guided_json", "json_schema", "format", "text"),
+        [
+            "response_format",
+            "response_mime_type",
+            "response_schema",
+            "guided_json",
+            "guided_regex",
+            "guided_choice",
+            "guided_grammar",
+            "grammar",
+            "structured_outputs",
+            "output_config",
+            "output_format",
+            "json_schema",
+            "format",
+            "text",
+        ],
         "structured output is",
     ),
 }
 """Call arguments, under the names providers give them, that ask for something else than text."""
+_DECODING = frozenset(
+    [
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "max_tokens",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "num_predict",
+        "frequency_penalty",
+        "presence_penalty",
+        "repeat_penalty",
+        "logit_bias",
+        "model",
+        "model_name",
+        "reasoning",
+        "reasoning_effort",
+        "thinking",
+        "modalities",
+        "web_search_options",
+        "generation_config",
+        "model_kwargs",
+        "extra_body",
+        "options",
+    ]
+)
+"""Call arguments, under the names providers give them, that change which model answers or how it decodes."""
+_TOOL_ROLES = frozenset({"tool", "function"})
 _TEXT = frozenset({"text", "reasoning", "thinking", "redacted_thinking"})
 """Content blocks that are text, or that a model thought before its text."""
 
@@ -136,7 +181,13 @@ def form_departure(params: Mapping[str, Any]) -> str:
 def content_departure(messages: Sequence[BaseMessage]) -> str:
     """Why no calib row was a conversation of this kind; ``""`` for text."""
     for message in messages:
-        if getattr(message, "tool_calls", None) or isinstance(message, ToolMessage | FunctionMessage):
+        if (
+            getattr(message, "tool_calls", None)
+            or getattr(message, "invalid_tool_calls", None)
+            or isinstance(message, ToolMessage | FunctionMessage)
+            or (isinstance(message, ChatMessage) and message.role in _TOOL_ROLES)
+            or message.additional_kwargs.keys() & {"tool_calls", "function_call"}
+        ):
             return "the conversation holds tool calls, which calib did not have"
         blocks = message.content
         for block in blocks if isinstance(blocks, list) else ():
@@ -155,8 +206,12 @@ def plan(
     tier: str | None,
     uncalibrated: Uncalibrated,
     abilities: Mapping[str, Abilities],
+    changed: Sequence[str] = (),
 ) -> Plan:
     """Decide where a query starts, from its text, its task, a forced tier, what it needs and what no calib row had.
+
+    `changed` names arguments by which this call makes the tiers answer otherwise than they did for the records; the
+    query is routed, and a cheap answer carries no certificate.
 
     Raises
     ------
@@ -181,8 +236,15 @@ def plan(
         why = ""
     if why and uncalibrated == "reference":
         return forced(reference, why)
+    if changed and not why:
+        why = f"the call sets {', '.join(changed)}, so the tiers do not answer as they did for the records"
     start = router.start(text, task, policy)
     return Plan(call, start, lacks, why, router.outlives_departure(start), names)
+
+
+def decoding_changes(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """Names of a call's arguments that make a tier answer otherwise, unless they say what the model says anyway."""
+    return sorted(name for name in given if name in _DECODING and given[name] != own.get(name))
 
 
 def _calibrated(router: Router, task: str | None) -> bool:

@@ -384,19 +384,22 @@ def test_budget_per_window() -> None:
 
 
 def test_nothing_stays_reserved() -> None:
-    """Of a query that fails or is dropped, closed or merely collected."""
+    """Of a query that fails, is closed or merely collected; one dropped during a call counts at its expected price."""
     budget = Budget(1.0, "window", window_seconds=60.0)
     router, limits = plain_router(), Limits(budget=budget)
     with pytest.raises(TierError):
         drive(begin(router, limits=limits), dict.fromkeys(TIERS, ProviderError(500)))
     with walking(begin(router, limits=limits)) as steps:
         advance(steps)
-        assert budget.account().left_usd < 1.0
+        expected = 1.0 - budget.account().left_usd
+        assert expected > 0.0
+    assert budget.account().spent_usd == pytest.approx(expected)
     steps = begin(router, limits=limits)
     advance(steps)
     del steps
     gc.collect()
-    assert budget.account().left_usd == 1.0
+    assert budget.account().spent_usd == pytest.approx(2 * expected)
+    assert budget.account().left_usd == pytest.approx(1.0 - 2 * expected)
 
 
 def test_a_walk_that_still_runs_elsewhere() -> None:
@@ -426,7 +429,7 @@ def test_a_walk_that_still_runs_elsewhere() -> None:
 
 
 async def test_cancelled_query_frees_what_it_held() -> None:
-    """A task that is cancelled while a tier answers leaves no reservation."""
+    """A task that is cancelled while a tier answers leaves no reservation; the call counts at its expected price."""
     budget = Budget(1.0, "window", window_seconds=60.0)
     began = asyncio.Event()
 
@@ -438,11 +441,13 @@ async def test_cancelled_query_frees_what_it_held() -> None:
     cascade = Cascade(plain_router(), _tiers(small=stuck), limits=Limits(budget=budget))
     task = asyncio.create_task(cascade.arun("0 query", "t"))
     await began.wait()
-    assert budget.account().left_usd < 1.0
+    held = 1.0 - budget.account().left_usd
+    assert held > 0.0
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert budget.account().left_usd == 1.0
+    assert budget.account().spent_usd == pytest.approx(held)
+    assert budget.account().left_usd == pytest.approx(1.0 - held)
 
 
 def test_64_threads_share_a_budget() -> None:

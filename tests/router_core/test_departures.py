@@ -52,9 +52,9 @@ _DEPARTURES: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     ),
     "reference blank": (
         {"small": answer(UNSURE), "medium": answer(UNSURE), "large": answer(" ")},
-        {"on_reference_failure": "best"},
-        "small",
-        "none",
+        {},
+        "large",
+        "all",
     ),
     "reference cannot": ({"small": answer(UNSURE)}, {"able": ["small", "medium"]}, "medium", "none"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -278,3 +279,10 @@ def test_serving_needs_no_training_library() -> None:
     loaded, megabytes = done.stdout.split("\n")[:2]
     assert loaded == "[]"
     assert int(megabytes) < 200
+
+
+def test_a_pickle_serves_the_same() -> None:
+    """An encoder that goes to another process opens its session there, and predicts the same bits."""
+    made = encoder()
+    twin = pickle.loads(pickle.dumps(made))  # noqa: S301 - our own
+    assert same(made.predict("a red kettle", None, None), twin.predict("a red kettle", None, None))

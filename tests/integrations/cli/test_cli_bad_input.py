@@ -322,3 +322,15 @@ def test_fit_names_the_extra_of_the_transformer_router(
     said = run("fit", "records.jsonl", "--out", "bundle", "--encoder", "minilm")
     _refused(said, ["routenlp[train]"])
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("target", ["{records}", "{bundle}/manifest.json", "{bundle}/x.json"])
+def test_json_never_destroys_what_is_read(run: Any, small_bundle: Path, records_file: Path, target: str) -> None:
+    """A report is refused where it would replace the records, or a part of a bundle; nothing is touched."""
+    before = records_file.read_bytes()
+    named = target.format(records=records_file, bundle=small_bundle)
+    said = run("evaluate", small_bundle, records_file, "--json", named)
+    assert said.code == 2
+    assert "name another file" in said.err
+    assert len(said.err.splitlines()) == 1
+    assert records_file.read_bytes() == before

@@ -57,6 +57,8 @@ def start(tmp_path: Path, server: ChatServer) -> Callable[[], subprocess.Popen[s
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # A run in the background ignores Ctrl-C, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads yet
         )
 
     return begin

@@ -17,13 +17,14 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.load import dumps, loads
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import PrivateAttr
 from scripted import Make, ProviderModel, ScriptedModel, ask, route_of
 
 from routenlp_integrations.langchain import RoutingChatModel
 from routenlp_integrations.langchain.structured import Structure
+from router_core import Budget, BudgetError, InputError
 from router_core.errors import TierError
 from router_core.router import Router
 
@@ -346,3 +347,56 @@ def test_importing_it_stays_light() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
     assert issubclass(RoutingChatModel, BaseChatModel)
+
+
+def test_a_kept_answer_does_not_outlive_its_certificate(make: Make, easy: str) -> None:
+    """After a lapse the global cache holds nothing for the call: it goes to the reference, certified by nothing."""
+    set_llm_cache(InMemoryCache())
+    try:
+        model, tiers = make()
+        assert route_of(model.invoke(easy))["certificate"] is not None
+        model.invoke(easy)
+        assert len(tiers["small"].calls) == 1
+        model.router.lapses.lapse(None, "alarm")
+        route = route_of(model.invoke(easy))
+        assert (route["tier"], route["certificate"]) == ("large", None)
+    finally:
+        set_llm_cache(None)
+
+
+def test_parameters_set_later_count(make: Make, easy: str) -> None:
+    """A budget or a policy set on a model or on its copy acts; a wrong one is refused and changes nothing."""
+    model, _ = make()
+    copied = model.model_copy(update={"budget": Budget(0.0)})
+    for changed in (copied, model):
+        changed.budget = Budget(0.0)
+        with pytest.raises(BudgetError):
+            changed.invoke(easy)
+    model.budget = None
+    assert route_of(model.invoke(easy))["tier"] == "small"
+    with pytest.raises(InputError, match="stream_policy = 'bogus' is unknown"):
+        model.stream_policy = "bogus"  # type: ignore[assignment]
+    assert model.stream_policy == "auto"
+
+
+def test_tokens_are_counted_by_the_reference(make: Make) -> None:
+    """Token counts, which trimming asks for, are the reference tier's."""
+
+    class Counting(ScriptedModel):
+        def get_token_ids(self, text: str) -> list[int]:
+            return list(range(len(text.split())))
+
+        def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Any = None) -> int:
+            return sum(self.get_num_tokens(str(message.text)) for message in messages)
+
+    made, tiers = make()
+    model = RoutingChatModel(router=made.router, tiers={**tiers, "large": Counting()})
+    assert (model.get_num_tokens("a b c"), model.get_token_ids("a b")) == (3, [0, 1])
+    assert model.get_num_tokens_from_messages([HumanMessage("a b c d")]) == 4
+
+
+def test_an_empty_answer_of_the_reference_is_an_answer(make: Make, easy: str) -> None:
+    """As behind the bare model: an agent may end on nothing."""
+    model, _ = make({"small": {"fails": ConnectionError("down")}, "large": {"reply": ""}})
+    answer = model.invoke(easy)
+    assert (answer.text, route_of(answer)["tier"]) == ("", "large")
