@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from router_core.errors import MissingExtraError
 from router_core.promises import claimed, seen
 
-__all__ = ["plot_evaluation"]
+__all__ = ["plot_evaluation", "write_figure"]
 
 _MOST_PANELS = 6
 _WIDTH, _LARGE, _SMALL, _DPI = 11.0, 5.6, 3.9, 150
@@ -70,7 +70,7 @@ def plot_evaluation(report: Mapping[str, Any], path: str | Path) -> None:
     from matplotlib import rc_context
 
     with rc_context({"svg.hashsalt": "routenlp"}):
-        _write(_draw(report), Path(path))
+        write_figure(_draw(report), Path(path))
 
 
 def _draw(report: Mapping[str, Any]) -> Any:
@@ -102,7 +102,8 @@ def _draw(report: Mapping[str, Any]) -> Any:
     return figure
 
 
-def _write(figure: Any, target: Path) -> None:
+def write_figure(figure: Any, target: Path) -> None:
+    """Write a matplotlib figure whole or not at all; the ending of the file names its format."""
     kind = target.suffix.lower().removeprefix(".") or "png"
     content = BytesIO()
     # A date in the file would make two pictures of one report differ.
