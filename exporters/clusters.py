@@ -32,6 +32,7 @@ _CHUNK = 4096
 _LONGEST_TEXT = 2000
 _SHOWN_TEXT = 72
 _MOST_PANELS = 6
+_WORD = r"(?u)\b[^\W\d_]{2,}\b"
 _COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#5E3C99", "#B2182B", "#4D9221",
     "#01665E", "#762A83",
@@ -328,7 +329,10 @@ def _sampled(
                 heapq.heappush(heap, item)
             elif rank > heap[0][0]:
                 heapq.heapreplace(heap, item)
-    return {task: [one for _, _, one in sorted(heap, key=lambda item: (item[2].query_id, item[1]))] for task, heap in heaps.items()}, seen
+    return {
+        task: [one for _, _, one in sorted(heap, key=lambda item: (item[2].query_id, item[1]))]
+        for task, heap in heaps.items()
+    }, seen
 
 
 def _check(one: Failure, size: int) -> None:
@@ -407,7 +411,7 @@ def _keywords(items: Sequence[Failure], label: NDArray[np.intp], most: int) -> l
     count = int(label.max()) + 1
     texts = [one.text[:_LONGEST_TEXT] for one in items]
     try:
-        made = TfidfVectorizer(stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{2,}\b", max_features=20_000)
+        made = TfidfVectorizer(stop_words="english", token_pattern=_WORD, max_features=20_000)
         weight = made.fit_transform(texts)
     except ValueError:  # no text, or nothing but stop words
         return [() for _ in range(count)]

@@ -6,12 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from exporters.fence import item_keys
 from router_core.errors import InputError
 from router_core.groups import hash_key, unit_interval
+from router_core.prompt_template import PromptTemplate
 from router_core.tagger import entities
 
 __all__ = [
@@ -218,12 +220,43 @@ def mix(new: Sequence[Pair], earlier: Sequence[Pair], ratio: float | None, seed:
     drawn: list[int] = np.random.default_rng(seed).permutation(len(kept)).tolist()
     if by_answer:
         turn: Counter[str] = Counter()
-        turns = []
+        turns: list[tuple[int, int, int]] = []
         for i in drawn:
             turns.append((turn[kept[i].answer], len(turns), i))
             turn[kept[i].answer] += 1
         drawn = [i for _, _, i in sorted(turns)]
     return [*new, *(kept[i] for i in sorted(drawn[:most]))]
+
+
+def texts_of(pairs: Sequence[Pair], template: str) -> list[str]:
+    """What a student reads of the prompts.
+
+    Raises
+    ------
+    InputError
+        When a prompt does not have the form of the template.
+    """
+    cut = PromptTemplate(template).cut
+    texts = []
+    for pair in pairs:
+        text, matched = cut(pair.prompt)
+        if not matched:
+            raise InputError(
+                f"pair {pair.query_id!r}: its prompt does not have the form of the prompt template, so the student "
+                "would be served other texts than it learned from; correct the template or drop the pair"
+            )
+        texts.append(text)
+    return texts
+
+
+def lineage_of(pairs: Sequence[Pair], given: Mapping[str, Any] | None, made: Mapping[str, Any]) -> dict[str, Any]:
+    """Lineage of a checkpoint: how it was made, pairs by source, what the teacher cost, and what the caller says.
+
+    Replayed answers were charged to the student that learned them first.
+    """
+    counts = {source: sum(pair.source == source for pair in pairs) for source in SOURCES}
+    spent = sum(pair.cost_usd for pair in pairs if pair.source != "replay")
+    return {"pairs": counts, "spend_usd": spent, **made, **(given or {})}
 
 
 def _check_soft(pair: Pair) -> None:

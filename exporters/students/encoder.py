@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from exporters.fence import NO_KEYS, Keys, refuse_calib
 from exporters.students.bodies import Read, TextBody, TokenBody, export_student_body, features_of
 from exporters.students.calibrating import calibration_error, fit_platt, fit_temperature
-from exporters.students.data import SOURCES, Pair, mix, set_tune_aside
+from exporters.students.data import Pair, lineage_of, mix, set_tune_aside
 from exporters.students.finetune import finetune_student
 from exporters.students.heads import Fitted, Head, Targets, Tick, export_head, fit_head
 from exporters.students.options import ENCODER_KINDS, EncoderOptions
@@ -110,7 +110,8 @@ def train_encoder(
         "bytes": len(made.graph), "seconds": round(time.perf_counter() - start, 1),
         **_told(task, made, calibration, said, right),
     }  # fmt: skip
-    return replace(checkpoint, lineage=_lineage(mixed, lineage, options, seed), metrics=told)
+    made_of = {"seed": seed, "encoder": options.source, "finetune": options.finetune}
+    return replace(checkpoint, lineage=lineage_of(mixed, lineage, made_of), metrics=told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +245,9 @@ def _told(
     return {
         "held_out": "folds" if made.folded else "tune", "tune": len(right), "tune_loss": min(made.fitted.tune_loss),
         "tune_right": round(float(right.mean()), 4),
-        "tune_right_by_source": {one: round(float(right[source == one].mean()), 4) for one in sorted(set(source.tolist()))},
+        "tune_right_by_source": {
+            str(one): round(float(right[source == one].mean()), 4) for one in np.unique(source)
+        },
         "tune_mean_confidence": round(float(confidence.mean()), 4),
         "tune_calibration_error": round(calibration_error(confidence, right), 4),
     }  # fmt: skip
@@ -266,14 +269,3 @@ def _source(texts: Sequence[str], options: EncoderOptions, seed: int, progress: 
 
         small = distil(source, small, texts, options.max_tokens, options.distil, seed, tick)
     return small
-
-
-def _lineage(
-    pairs: Sequence[Pair], given: Mapping[str, Any] | None, options: EncoderOptions, seed: int
-) -> dict[str, Any]:
-    counts = {source: sum(pair.source == source for pair in pairs) for source in SOURCES}
-    spent = sum(pair.cost_usd for pair in pairs if pair.source == "cluster")
-    return {
-        "seed": seed, "pairs": counts, "spend_usd": spent, "encoder": options.source, "finetune": options.finetune,
-        **(given or {}),
-    }  # fmt: skip

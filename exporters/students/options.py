@@ -31,10 +31,10 @@ class HeadOptions:
     """
 
     epochs: int = 120
-    patience: int = 8
+    patience: int = 5
     batch: int = 64
-    learning_rate: float = 1e-2
-    weight_decay: float = 1e-2
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.1
     scale: float = 8.0
     label_smoothing: float = 0.0
 

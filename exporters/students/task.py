@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.students.bodies import Read
-from exporters.students.data import OUTSIDE, Pair, labels_in, parse_labels, parse_tags, tagged_answer
+from exporters.students.data import OUTSIDE, Pair, labels_in, parse_labels, parse_tags, tagged_answer, texts_of
 from exporters.students.heads import Targets
 from exporters.students.options import EncoderOptions
 from router_core.errors import InputError
 from router_core.own_confidence import log_sigmoid, log_softmax
-from router_core.prompt_template import PromptTemplate
 
 __all__ = ["Task"]
 
@@ -59,7 +58,7 @@ class Task:
         InputError
             For a pair that no student of the kind can learn from.
         """
-        texts = _texts(pairs, options)
+        texts = texts_of(pairs, options.prompt_template)
         if kind == "tagger":
             if any(pair.soft for pair in pairs):
                 raise InputError("soft labels are of whole texts; a tagger learns from tags alone")
@@ -139,20 +138,6 @@ class Task:
             said.append(float(np.exp(part.max(-1).sum())) if len(kept) else 1.0)
             right.append(tagged_answer(self.texts[i], tags) == self.answer(i))
         return np.array(said), np.array(right, dtype=bool)
-
-
-def _texts(pairs: Sequence[Pair], options: EncoderOptions) -> list[str]:
-    cut = PromptTemplate(options.prompt_template).cut
-    texts = []
-    for pair in pairs:
-        text, matched = cut(pair.prompt)
-        if not matched:
-            raise InputError(
-                f"pair {pair.query_id!r}: its prompt does not have the form of the prompt template, so the student "
-                "would be served other texts than it learned from; correct the template or drop the pair"
-            )
-        texts.append(text)
-    return texts
 
 
 def _label(pair: Pair) -> str:
