@@ -28,7 +28,7 @@ __all__ = ["Cluster", "ClusterOptions", "Clusters", "Failure", "cluster_table", 
 
 Floats = NDArray[np.float64]
 
-_CHUNK = 4096
+_CHUNK = 1024
 _LONGEST_TEXT = 2000
 _SHOWN_TEXT = 72
 _MOST_PANELS = 6
@@ -349,6 +349,8 @@ def _components(items: Sequence[Failure], options: ClusterOptions, seed: int) ->
     from sklearn.decomposition import PCA
 
     hidden = np.stack([np.asarray(one.hidden, dtype=np.float64) for one in items])
+    if not np.ptp(hidden, axis=0).any():
+        return np.zeros((len(items), 1))
     size = min(options.components, *hidden.shape)
     return np.asarray(PCA(size, svd_solver="full", random_state=seed).fit_transform(hidden), dtype=np.float64)
 

@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from exporters.students.heads import Tick
-from exporters.transformer.body import Body, export_body, export_fused
+from exporters.transformer.body import Body, body_digest, export_body, export_fused, quantise
 from exporters.transformer.source import Source
 from router_core.onnx_encoder import open_session
 from router_core.tagger import SHAPES, first_tokens, word_shape
 from router_core.text_tokens import TextTokens
 
-__all__ = ["Read", "TextBody", "TokenBody", "export_student_body", "features_of"]
+__all__ = ["Read", "TextBody", "TokenBody", "export_student_body", "features_of", "frozen_graphs"]
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
+
+_REMEMBERED = 2
+_graphs: dict[tuple[str, tuple[int, ...], bool, bool], tuple[bytes, bytes]] = {}
 
 
 class TextBody(Body):
@@ -88,6 +91,17 @@ def export_student_body(source: Source, body: TextBody | TokenBody) -> bytes:
     if isinstance(body, TextBody):
         return export_body(source, body.layers, body.pooling)
     return export_fused(source, body.eval(), body.inputs, {0: "b", 1: "t"})
+
+
+def frozen_graphs(source: Source, body: TextBody | TokenBody, *, quantised: bool) -> tuple[bytes, bytes]:
+    """Graphs of a body in float32 and as it is served; remembered, since every student of a frozen encoder has them."""
+    key = (body_digest(source.model), body.layers, isinstance(body, TokenBody), quantised)
+    if key not in _graphs:
+        exact = export_student_body(source, body)
+        while len(_graphs) >= _REMEMBERED:
+            _graphs.pop(next(iter(_graphs)))
+        _graphs[key] = (exact, quantise(exact) if quantised else exact)
+    return _graphs[key]
 
 
 @dataclass(frozen=True, eq=False)

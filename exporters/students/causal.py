@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -81,15 +83,14 @@ def load_causal(name: str, system: str = "") -> CausalBase:
     control = _check(path, name)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    # It draws a bar of its own on stderr, which belongs to ours.
-    logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path.parent), gguf_file=path.name, dtype=torch.float32, attn_implementation="sdpa"
-        )
+        # It draws a bar of its own on stderr, which belongs to ours; what goes wrong is raised.
+        with redirect_stderr(io.StringIO()):
+            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+            model = AutoModelForCausalLM.from_pretrained(
+                str(path.parent), gguf_file=path.name, dtype=torch.float32, attn_implementation="sdpa"
+            )
         prefix, suffix = _around(tokenizer, system)
     except Exception as error:  # transformers, gguf and jinja raise many kinds for files they cannot use
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

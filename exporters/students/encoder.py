@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.fence import NO_KEYS, Keys, refuse_calib
-from exporters.students.bodies import Read, TextBody, TokenBody, export_student_body, features_of
+from exporters.students.bodies import (
+    Read,
+    TextBody,
+    TokenBody,
+    export_student_body,
+    features_of,
+    frozen_graphs,
+)
 from exporters.students.calibrating import calibration_error, fit_platt, fit_temperature
 from exporters.students.data import Pair, lineage_of, mix, set_tune_aside
 from exporters.students.finetune import finetune_student
@@ -137,14 +144,16 @@ class _Making:
     def made(self, source: Source, *, folded: bool) -> _Made:
         read, options, targets = self.read, self.options, self.task.targets(self.read)
         held = np.array([i for i, pair in enumerate(self.task.pairs) if folded or pair.split == "tune"], dtype=np.intp)
-        body = TokenBody(source, options.tagged_layers, learned=False) if read.shapes else TextBody(source)
         fitted: Fitted | None = None
         if options.finetune:
             source, body, fitted = finetune_student(
                 source, read, targets, held, options, seed=self.seed, progress=self.progress
             )
-        exact = export_student_body(source, body)
-        served = quantise(exact) if options.quantised else exact
+            exact = export_student_body(source, body)
+            served = quantise(exact) if options.quantised else exact
+        else:
+            body = TokenBody(source, options.tagged_layers, learned=False) if read.shapes else TextBody(source)
+            exact, served = frozen_graphs(source, body, quantised=options.quantised)
         features = features_of(served, read, held.tolist() if fitted else None, self.progress)
         if fitted is None:
             fitted, logits = (self._folds if folded else self._tuned)(features, targets, held, body.plain)

@@ -1,4 +1,4 @@
-"""The command line: ``routenlp fit | evaluate | calibrate | route | inspect | collect | demo``."""
+"""The command line: ``routenlp fit | evaluate | calibrate | route | inspect | collect | distill | demo``."""
 
 from __future__ import annotations
 

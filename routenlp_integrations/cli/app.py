@@ -9,6 +9,7 @@ import typer
 from routenlp_integrations.cli.calibrate import calibrate
 from routenlp_integrations.cli.collect import collect
 from routenlp_integrations.cli.demo import demo
+from routenlp_integrations.cli.distill import distill
 from routenlp_integrations.cli.evaluate import evaluate
 from routenlp_integrations.cli.fit import fit
 from routenlp_integrations.cli.inspect import inspect
@@ -30,6 +31,7 @@ app.command()(calibrate)
 app.command()(route)
 app.command()(inspect)
 app.command()(collect)
+app.command()(distill)
 app.command()(demo)
 
 

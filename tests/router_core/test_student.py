@@ -178,7 +178,7 @@ def _weights(**parts: bytes) -> Checkpoint:
 _SPEC_JSON = tiny_checkpoint().spec.to_bytes()
 WRONG: dict[str, tuple[Callable[[], Checkpoint], str]] = {
     "unknown kind": (lambda: tiny_checkpoint(kind="classifier") and _of_kind("oracle"), "kind 'oracle'.*upgrade"),
-    "kind without a server yet": (lambda: _of_kind("generative"), "kind 'generative'.*upgrade routenlp"),
+    "another kind's parts": (lambda: _of_kind("generative"), r"has one part, model\.gguf or adapter\.gguf, not model"),
     "too many labels": (lambda: tiny_checkpoint(labels=(*MOODS, "mixed")), r"shape \[2\].* 3 labels are listed"),
     "one label": (lambda: tiny_checkpoint(labels=("good",)), "needs 2 labels, 1 are listed"),
     "vocabulary": (lambda: tiny_checkpoint(vocabulary_sha256="0" * 64), "vocabulary of tokenizer.json is not the one"),
