@@ -13,8 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -119,7 +121,6 @@ class GenerativeStudent(Student):
                 self._refuse(str(error), error)
             self._refuse(f"the settings of a generative student are malformed ({error})", error)
         self._lock = threading.Lock()
-        self._held: tempfile.TemporaryDirectory[str] | None = None
         self._server = self._opened(self._part(next(iter(parts))), base)
 
     def _part(self, name: str) -> Path:
@@ -127,8 +128,9 @@ class GenerativeStudent(Student):
         folder = self.checkpoint.folder
         if folder is not None and (folder / name).is_file():
             return folder / name
-        self._held = tempfile.TemporaryDirectory(prefix="routenlp-student-")
-        path = Path(self._held.name) / name
+        held = tempfile.mkdtemp(prefix="routenlp-student-")
+        weakref.finalize(self, shutil.rmtree, held, ignore_errors=True)
+        path = Path(held) / name
         path.write_bytes(self.checkpoint.weights[name])
         return path
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from exporters.students.bodies import Read, TextBody, TokenBody
 from exporters.students.heads import Fitted, Head, Targets, Tick, loss
 from exporters.students.options import EncoderOptions
+from exporters.students.schedule import up_and_down
 from exporters.transformer.features import buckets, padded
 from exporters.transformer.source import Source
 
@@ -68,10 +69,7 @@ def finetune_student(
         optimizer = torch.optim.AdamW([
             {"params": top, "lr": rate}, {"params": [*head.parameters()], "lr": options.head.learning_rate},
         ], weight_decay=0.01)  # fmt: skip
-        warm = max(1, total // 10)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / warm, max(0.0, (total - step) / max(1, total - warm)))
-        )
+        schedule = up_and_down(optimizer, total)
         rng, done, losses = np.random.default_rng(seed), 0, list[float]()
         kept = copy.deepcopy((body.state_dict(), head.state_dict()))
         for _ in range(options.finetune_epochs):

@@ -84,7 +84,8 @@ def train_generative(
     spec = StudentSpec(
         "generative", (), options.max_tokens, base.where["sha256"], options.prompt_template,
         settings={
-            "base": dict(base.where), "prefix": base.prefix, "suffix": base.suffix, "stop": [base.end[0]],
+            **({"base": dict(base.where)} if options.export == "adapter" else {}),
+            "prefix": base.prefix, "suffix": base.suffix, "stop": [base.end[0]],
             "control": list(base.control), "max_new_tokens": options.max_new_tokens,
         },
     )  # fmt: skip

@@ -14,6 +14,7 @@ from exporters.students.causal import CausalBase
 from exporters.students.gguf_files import LoraPair, gguf_name
 from exporters.students.heads import Tick
 from exporters.students.options import GenerativeOptions
+from exporters.students.schedule import up_and_down
 from exporters.transformer.features import buckets, padded
 from router_core.errors import InputError
 
@@ -122,9 +123,7 @@ def train_lora(
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         total = options.epochs * -(-len(train.ids) // options.batch)
         optimizer = torch.optim.AdamW(learned, lr=options.learning_rate, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=options.learning_rate, total_steps=total + 1, pct_start=0.1, anneal_strategy="linear"
-        )
+        schedule = up_and_down(optimizer, total)
         rng, done = np.random.default_rng(seed), 0
         losses = [_held_out(inner, tune, options.batch)]
         kept = {name: value.clone() for name, value in get_peft_model_state_dict(model).items()}

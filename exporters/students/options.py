@@ -30,8 +30,8 @@ class HeadOptions:
         Share of every hard label that is spread over all labels.
     """
 
-    epochs: int = 120
-    patience: int = 5
+    epochs: int = 300
+    patience: int = 8
     batch: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 0.1

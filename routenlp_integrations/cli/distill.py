@@ -154,10 +154,8 @@ def _show(screen: Console, told: dict[str, Any], found: PairFile) -> None:
     for reason, count in told["set_aside"].items():
         screen.print(f"{count} set aside: {reason}", style="dim")
     held = "out of fold" if metrics.get("held_out") == "folds" else "on TUNE"
-    screen.print(
-        f"right {held}: {metrics['tune_right']:.3f} of {metrics['tune']}; it says {metrics['tune_mean_confidence']:.3f} "
-        f"(calibration error {metrics['tune_calibration_error']:.3f})"
-    )
+    right, sure, error = (metrics[f"tune_{name}"] for name in ("right", "mean_confidence", "calibration_error"))
+    screen.print(f"right {held}: {right:.3f} of {metrics['tune']}; it says {sure:.3f} (calibration error {error:.3f})")
     if "agreement" in metrics:
         screen.print(f"int8 answers as float32 on {metrics['agreement']:.3f}")
     screen.print(f"checkpoint {told['id'][:12]} written to {told['out']}")
