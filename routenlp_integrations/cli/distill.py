@@ -64,6 +64,9 @@ def distill(
     template: Annotated[
         str | None, typer.Option(help="What of every prompt is the text, as in 'Name the mood of: {text}'.")
     ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Tokens kept of a text, head and tail.", show_default="128; generative 256")
+    ] = None,
     balance: Annotated[
         float, typer.Option(help="Weigh examples by how rare their label is: 0 = not, 1 = labels the same in all.")
     ] = 0.0,
@@ -93,7 +96,7 @@ def distill(
         raise InputError(f"--kind is {kind!r}; use one of {', '.join(KINDS)}")
     check_target(json_file, "--json")
     check_output(out, CHECKPOINT)
-    options = _options(kind, source, finetune, template, balance, export)
+    options = _options(kind, export, finetune, balance, source=source, prompt_template=template, max_tokens=max_tokens)
     found = read_pairs(pairs, kind, teacher=teacher, task=task)
     earlier = read_pairs(replay, kind, task=task).pairs if replay else ()
     before = None if parent is None else Checkpoint.load(parent)
@@ -129,12 +132,11 @@ def _quiet() -> None:
 
 
 def _options(
-    kind: str, source: str | None, finetune: int, template: str | None, balance: float, export: str
+    kind: str, export: str, finetune: int, balance: float, **shared: Any
 ) -> EncoderOptions | GenerativeOptions:
     from exporters.students import EncoderOptions, GenerativeOptions
 
-    given: dict[str, Any] = {"source": source, "prompt_template": template}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in shared.items() if value is not None}
     if kind == "generative":
         if finetune or balance:
             raise InputError("--finetune and --balance are of encoder students; a generative one learns by LoRA")
