@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("sklearn", reason="needs routenlp[fit]")
 
 from exporters import clusters as module
-from exporters.clusters import ClusterOptions, Failure, cluster_table, find_clusters, plot_clusters
+from exporters.cluster_map import cluster_table, plot_clusters
+from exporters.clusters import ClusterOptions, Failure, find_clusters
 from exporters.fence import item_keys
 from router_core.errors import InputError
 from router_core.groups import hash_key

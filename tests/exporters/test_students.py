@@ -260,15 +260,16 @@ def test_early_stopping_keeps_the_best_pass() -> None:
 
 
 def test_tune_is_obeyed_and_never_learned_from(source: str) -> None:
-    """Labels that stand in a supplied TUNE alone stay unlearned; without a split folds stand in."""
-    pairs = [replace(pair, split="tune" if i % 4 == 0 else "train") for i, pair in enumerate(letter_pairs())]
-    wrong = [replace(pair, answer="name" if pair.split == "tune" else pair.answer) for pair in pairs]
-    made = train_encoder("classifier", pairs, tiny(source), tier="s")
-    assert made.metrics["held_out"] == "tune"
-    assert made.metrics["tune"] == 20
-    again = train_encoder("classifier", wrong, tiny(source, head=HeadOptions(epochs=3, patience=9)), tier="s")
-    known = train_encoder("classifier", pairs, tiny(source, head=HeadOptions(epochs=3, patience=9)), tier="s")
-    assert again.metrics["tune_right"] < known.metrics["tune_right"] or known.metrics["tune_right"] < 0.9
+    """A label that a supplied TUNE alone has is never answered; the mutant that trains on those rows answers it."""
+    pairs = [replace(pair, split="tune" if i % 3 == 0 else "train") for i, pair in enumerate(letter_pairs(90))]
+    odd = [replace(pair, answer="sum" if pair.split == "tune" else pair.answer) for pair in pairs]
+    assert train_encoder("classifier", pairs, tiny(source), tier="s").metrics["held_out"] == "tune"
+    options = tiny(source, head=HeadOptions(epochs=20, patience=20, learning_rate=0.03))
+    made = train_encoder("classifier", odd, options, tier="s")
+    mutant = train_encoder("classifier", [replace(pair, split="") for pair in odd], options, tier="s")
+    asked = [pair.prompt for pair in pairs]
+    assert "sum" not in {one.text for one in make_student(made).answer_many(asked)}
+    assert "sum" in {one.text for one in make_student(mutant).answer_many(asked)}
     with pytest.raises(InputError, match="leave tune empty"):
         train_encoder("classifier", [replace(pair, split="train") for pair in pairs], tiny(source), tier="s")
 
