@@ -32,7 +32,7 @@ SHARED = Path(os.environ.get("ROUTENLP_SHARED", HERE.parents[2] / "shared")) / "
 
 def rows(task: str, split: str) -> list[dict[str, Any]]:
     """Rows of a task file."""
-    table = parquet.read_table(SHARED / f"{task}.parquet").to_pylist()
+    table = parquet.read_table(SHARED / f"{task.partition('/')[0]}.parquet").to_pylist()
     return [row for row in table if row["split"] == split]
 
 
@@ -47,6 +47,10 @@ MAKE: dict[str, tuple[str, Callable[[dict[str, Any]], Pair]]] = {
     "cs_intent": ("classifier", lambda row: Pair(row["id"], row["text"], row["label"])),
     "finance_ner": ("tagger", tagged),
     "legal_risk": ("classifier", lambda row: Pair(row["id"], row["text"], json.loads(row["label"])["risk"])),
+    "legal_clause/whole": (
+        "classifier",
+        lambda row: Pair(row["id"], row["text"], json.dumps(sorted(set(json.loads(row["label"]))))),
+    ),
     "legal_clause": (
         "multilabel",
         lambda row: Pair(row["id"], row["text"], json.dumps(sorted(set(json.loads(row["label"]))))),
@@ -109,6 +113,8 @@ def runs() -> dict[str, tuple[str, int, EncoderOptions, int]]:
         "legal_risk": ("legal_risk", 0, EncoderOptions(), 0),
         "legal_risk/balance 0.5": ("legal_risk", 0, EncoderOptions(balance=0.5), 0),
         "legal_clause": ("legal_clause", 0, EncoderOptions(), 0),
+        "legal_clause/threshold 0.3": ("legal_clause", 0, EncoderOptions(threshold=0.3), 0),
+        "legal_clause/list as one label": ("legal_clause/whole", 0, EncoderOptions(), 0),
         "finance_ner/finetune 4": (
             "finance_ner", 0, EncoderOptions(finetune=4, finetune_rate=2e-4, finetune_batch=16, tagged_layers=(-1,)), 0,
         ),
