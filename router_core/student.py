@@ -11,8 +11,8 @@ Kinds (`KINDS` says which class serves each; a new kind is a new entry):
     The same parts; ``logits [b, t, L]``, and the graph may ask for ``word_shape`` (`router_core.tagger`). Labels are
     ``O``, ``B-X``, ``I-X``. Answers with the entities in order of the text, a JSON list of ``[text, X]``.
 ``generative``
-    Reserved: ``model.gguf`` or ``adapter.gguf``, free text. Its class reads ``checkpoint.folder``, gives
-    ``mean_logprob`` as a signal beside ``own_confidence``, and may override `Student.answer_many`.
+    The part ``model.gguf`` or ``adapter.gguf`` (`router_core.generative_student`). Answers with free text and gives
+    ``mean_logprob`` as a signal beside ``own_confidence``; needs ``routenlp[local]``.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ KINDS: Final[dict[str, str]] = {
     "classifier": "router_core.onnx_student:Classifier",
     "multilabel": "router_core.onnx_student:MultiLabel",
     "tagger": "router_core.tagger:Tagger",
+    "generative": "router_core.generative_student:GenerativeStudent",
 }
 """Kind -> ``module:class`` that serves it, imported when it is first needed."""
 

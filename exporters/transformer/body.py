@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from exporters.transformer.source import Source
 
-__all__ = ["Body", "body_digest", "export_body"]
+__all__ = ["Body", "body_digest", "export_body", "export_fused", "export_torchscript"]
 
 OPSET = 17
 _FAR = 1e4
@@ -66,21 +66,35 @@ def export_body(source: Source, layers: tuple[int, ...], pooling: tuple[str, ...
     optimum exports the encoder without our pooling, so it has no place here. The embeddings stay apart: fused, their
     tables could not be stored in int8 row by row.
     """
+    body = Body(source.model, layers, pooling).eval()
+    return export_fused(source, body, ("input_ids", "attention_mask"), {0: "b"})
+
+
+def export_fused(source: Source, body: nn.Module, inputs: tuple[str, ...], features: dict[int, str]) -> bytes:
+    """Export a module over the encoder as a fused float32 graph with the output ``features``.
+
+    Parameters
+    ----------
+    source
+        The encoder in it.
+    body
+        Takes int64 ``[b, t]`` tensors, one for each of `inputs`.
+    inputs
+        Their names.
+    features
+        Axes of the output that vary.
+    """
     from onnxruntime.transformers import optimizer
     from onnxruntime.transformers.fusion_options import FusionOptions
 
-    body = Body(source.model, layers, pooling).eval()
-    ids = torch.ones(2, 8, dtype=torch.int64)
+    ones = torch.ones(2, 8, dtype=torch.int64)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         raw, fused = Path(folder) / "raw.onnx", Path(folder) / "fused.onnx"
         export_torchscript(
-            body,
-            (ids, torch.ones_like(ids)),
-            raw,
-            {"input_ids": {0: "b", 1: "t"}, "attention_mask": {0: "b", 1: "t"}},
-            {"features": {0: "b"}},
-        )
+            body, tuple(ones.clone() for _ in inputs), raw, {name: {0: "b", 1: "t"} for name in inputs},
+            {"features": features},
+        )  # fmt: skip
         options = FusionOptions("bert")
         options.enable_embed_layer_norm = False
         found = optimizer.optimize_model(

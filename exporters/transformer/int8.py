@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from router_core.onnx_encoder import open_session
 from router_core.text_tokens import TextTokens
 
-__all__ = ["prepare", "probe_tokens", "quantise"]
+__all__ = ["prepare", "probe_tokens", "quantise", "quantise_plainly"]
 
 Float = NDArray[np.float64]
 
@@ -52,9 +53,7 @@ def probe_tokens(tokens: TextTokens, vocabulary: int) -> list[NDArray[np.int64]]
 
 
 def quantise(graph: bytes, probes: list[NDArray[np.int64]]) -> bytes:
-    """Quantise an encoder.
-
-    Without ``DefaultTensorType`` the quantiser refuses fused operators, whose output types it cannot infer.
+    """Quantise an encoder, with what would cost most of the accuracy set apart.
 
     Parameters
     ----------
@@ -63,19 +62,36 @@ def quantise(graph: bytes, probes: list[NDArray[np.int64]]) -> bytes:
     probes
         Token ids of texts on which ranges are measured (`probe_tokens`).
     """
+    prepared, exact = prepare(graph, probes)
+    return quantise_plainly(prepared, exact, ("MatMul", "Attention"))
+
+
+def quantise_plainly(graph: bytes, exact: Sequence[str] = (), operators: Sequence[str] | None = None) -> bytes:
+    """Quantise any fused graph: weights to int8 with a scale per channel, activations as they come.
+
+    Without ``DefaultTensorType`` the quantiser refuses fused operators, whose output types it cannot infer.
+
+    Parameters
+    ----------
+    graph
+        ONNX bytes, in float32.
+    exact
+        Names of nodes that stay float32.
+    operators
+        Operators that become int8; None for all that can.
+    """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    prepared, exact = prepare(graph, probes)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        source.write_bytes(prepared)
+        source.write_bytes(graph)
         before = logging.root.manager.disable
         logging.disable(logging.WARNING)  # it asks for a preparation that fused graphs do not pass
         try:
             quantize_dynamic(
                 source, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=False,
-                op_types_to_quantize=["MatMul", "Attention"], nodes_to_exclude=exact,
+                op_types_to_quantize=operators and list(operators), nodes_to_exclude=list(exact),
                 extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
             )  # fmt: skip
         finally:

@@ -10,6 +10,7 @@ from routenlp_integrations.cli.bench import bench
 from routenlp_integrations.cli.calibrate import calibrate
 from routenlp_integrations.cli.collect import collect
 from routenlp_integrations.cli.demo import demo
+from routenlp_integrations.cli.distill import distill
 from routenlp_integrations.cli.evaluate import evaluate
 from routenlp_integrations.cli.fit import fit
 from routenlp_integrations.cli.inspect import inspect
@@ -35,6 +36,7 @@ app.command()(inspect)
 app.command()(bench)
 app.command()(watch)
 app.command()(collect)
+app.command()(distill)
 app.command()(demo)
 app.add_typer(ledger, name="ledger")
 

@@ -1,0 +1,112 @@
+"""Failure clusters to look at: a table for the terminal, a map on two principal components."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporters.clusters import Clusters
+from router_core.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["cluster_table", "plot_clusters"]
+
+_SHOWN_TEXT = 72
+_MOST_PANELS = 6
+_COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#5E3C99", "#B2182B", "#4D9221",
+    "#01665E", "#762A83",
+)  # fmt: skip
+
+
+def cluster_table(clusters: Clusters, most: int = 15) -> Table:
+    """The worst clusters as a table for the terminal."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("task", "#"):
+        table.add_column(name)
+    for name in ("size", "gap", "size x gap", "USD"):
+        table.add_column(name, justify="right")
+    table.add_column("keywords")
+    table.add_column("typical query", overflow="ellipsis", no_wrap=True, max_width=_SHOWN_TEXT)
+    for one in clusters.clusters[:most]:
+        table.add_row(
+            one.task, str(one.number), f"{one.size:,}", f"{one.gap:.3f}", f"{one.score:,.1f}", f"{one.cost_usd:.4g}",
+            ", ".join(one.keywords[:4]), " ".join(one.typical[0].split())[:_SHOWN_TEXT],
+        )  # fmt: skip
+    return table
+
+
+def plot_clusters(clusters: Clusters, path: str | Path) -> None:
+    """Draw the map: one panel a task (at most six), failures on its first two principal components.
+
+    Parameters
+    ----------
+    clusters
+        What to draw.
+    path
+        File to write, whole or not at all; its ending names the format.
+
+    Raises
+    ------
+    MissingExtraError
+        Without matplotlib.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("fit", "draw clusters") from None
+    from router_core.plots import write_figure
+
+    worst = {one.task: None for one in clusters.clusters}
+    tasks = list(worst)[:_MOST_PANELS]
+    columns = min(len(tasks), 2)
+    rows = -(-len(tasks) // columns)
+    figure = Figure(figsize=(6.4 * columns, 4.9 * rows), dpi=130, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(tasks) :]:
+        axes.set_visible(False)
+    for axes, task in zip(grid, tasks, strict=False):
+        _panel(axes, task, clusters)
+    left = len(worst) - len(tasks)
+    figure.suptitle(
+        "What the cheap tiers fail at" + (f" (the {len(tasks)} worst tasks; {left} more)" if left else ""),
+        fontsize=12, fontweight="bold", x=0.01, ha="left",
+    )  # fmt: skip
+    write_figure(figure, Path(path))
+
+
+def _panel(axes: Any, task: str, clusters: Clusters) -> None:
+    place, number = clusters.places[task]
+    own = [one for one in clusters.clusters if one.task == task]
+    size = float(np.clip(4000 / len(place), 4, 26))
+    for one in own:
+        at = place[number == one.number]
+        colour = _COLOURS[(one.number - 1) % len(_COLOURS)]
+        label = f"{one.number}: {', '.join(one.keywords[:3]) or 'no text'} ({one.size:,} x {one.gap:.2f})"
+        axes.scatter(at[:, 0], at[:, 1], s=size, color=colour, alpha=0.55, linewidths=0, label=label)
+    for one in own:
+        x, y = place[number == one.number].mean(axis=0)
+        axes.text(
+            x, y, str(one.number), fontsize=9, fontweight="bold", ha="center", va="center",
+            bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": "#444444", "alpha": 0.9},
+        )  # fmt: skip
+    quality = clusters.silhouette[task]
+    axes.set_title(
+        f"{task}: {clusters.seen[task]:,} failures" + ("" if quality is None else f", silhouette {quality:.2f}"),
+        fontsize=10, loc="left",
+    )  # fmt: skip
+    axes.set_xlabel("first principal component", fontsize=8)
+    axes.set_ylabel("second", fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.legend(
+        fontsize=7, title="cluster: keywords (size x mean gap)", title_fontsize=7, loc="upper left",
+        bbox_to_anchor=(0, -0.13), ncols=2, frameon=False, alignment="left", handletextpad=0.2,
+    )  # fmt: skip
