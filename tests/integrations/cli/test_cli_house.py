@@ -19,6 +19,26 @@ from routenlp_integrations.cli.progress import progress_bar
 from router_core.errors import InputError, MissingExtraError
 
 OFFERED: dict[str, set[str]] = {
+    "distill": {
+        "pairs",
+        "kind",
+        "tier",
+        "out",
+        "teacher",
+        "task",
+        "replay",
+        "parent",
+        "bundle",
+        "budget",
+        "source",
+        "finetune",
+        "template",
+        "max-tokens",
+        "balance",
+        "export",
+        "seed",
+        "json",
+    },
     "fit": {
         "records",
         "out",
