@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +84,8 @@ def _found(kind: str, row: Mapping[str, Any], gold: str | None, place: str) -> F
 
 def _asked(value: Any, name: str, place: str) -> tuple[Turns, str | None]:
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{place}: column {name!r} is {value}, which is no prompt; write it as text")
         if not str(value).strip():
             raise InputError(f"{place}: column {name!r} is empty; every row needs a prompt")
         return (("human", str(value)),), None

@@ -37,6 +37,7 @@ _CARRIED = re.compile(
     ( (?= [\w\-.~+/*]*\d ) [\w\-.~+/*]{6,} | [\w\-~+/*]{20,} )
     """
 )
+_IN_URL = re.compile(r"(://[^\s/:@]{1,100}:)[^\s/@]{1,200}@")
 _SECRET_NAME = re.compile(r"(?i)(?:api_?key|token|secret|password)$")
 
 
@@ -81,6 +82,7 @@ class Redaction:
         """The text without keys, for messages."""
         for secret in self.secrets:
             text = text.replace(secret, REDACTED)
+        text = _IN_URL.sub(rf"\g<1>{REDACTED}@", text)
         return _KEY.sub(REDACTED, _CARRIED.sub(rf"\g<1>{REDACTED}", text))
 
     def __call__(self, text: str) -> str:

@@ -236,6 +236,8 @@ def _write(job: _Job, outcome: Outcome) -> None:
             )
         raise TierError(f"{outcome.stopped or 'no prompt was asked'}; nothing was written")
     graded = record_rows(asked, job.file, job.journal, job.metric, job.redaction)
+    if not any(row["response"] for row in graded.rows):
+        raise TierError(f"no tier answered a single prompt ({'; '.join(outcome.why.values())}); nothing was written")
     job.told.update(missing=graded.missing, ungraded=graded.ungraded, rows=len(graded.rows))
     write_records(job.out, graded.rows)
     print_collected(job.screen, job.told, job.out, job.metric, job.file.portfolio.names)

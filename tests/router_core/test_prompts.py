@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ def test_what_is_no_text_is_set_aside_and_counted(tmp_path: Path) -> None:
     ("rows", "said"),
     [
         ([{"prompt": "a"}, {"prompt": " "}], r"line 2: column 'prompt' is empty"),
+        ([{"prompt": "a"}, {"prompt": math.inf}], r"line 2: column 'prompt' is inf"),
         ([{"query": "a"}], r"line 1: has none of the columns prompt, text, input, question.*it has query"),
         ([{"prompt": 3.5}, {"prompt": {"a": 1}}], r"line 2: column 'prompt' must be text or a list of messages"),
         ([{"prompt": [{"role": "user", "content": [{"type": "image"}]}]}], r"line 1: holds 'image' content"),

@@ -72,3 +72,9 @@ def test_bad_patterns_are_refused(pattern: str, said: str) -> None:
     """What cannot work is refused before anything is asked."""
     with pytest.raises(InputError, match=said):
         Redaction((pattern,))
+
+
+def test_a_password_in_a_url_is_taken_out() -> None:
+    """The address stays readable; the password does not."""
+    said = Redaction().keys("see postgres://user:hunter2@db.example/x and https://example.org/a:b")
+    assert said == "see postgres://user:[redacted]@db.example/x and https://example.org/a:b"

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import math
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -119,8 +120,8 @@ class Asker:
                 async with asyncio.timeout(self.asked.timeout):
                     message = await self.model.ainvoke(messages)
             except Exception as error:
-                if _status(error) not in {None, *_MAYBE_BILLED}:
-                    # A refused call is not billed; one that broke off may be.
+                if _status(error) not in {None, *_MAYBE_BILLED} or _never_left(error):
+                    # A refused call, or one that found nobody to take it, is not billed; one that broke off may be.
                     self.journal.free(key)
                     paid = 0.0
                 raise
@@ -169,6 +170,16 @@ def _status(error: BaseException) -> int | None:
             if isinstance(value, int) and 400 <= value < 600:
                 return value
     return None
+
+
+def _never_left(error: BaseException) -> bool:
+    """Whether no connection was made: the provider never saw the call."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError | socket.gaierror) or type(cause).__name__ == "ConnectError":
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _may_help(error: BaseException) -> bool:
