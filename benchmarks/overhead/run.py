@@ -4,8 +4,8 @@
     routenlp demo --out demo && rivals/bin/python benchmarks/overhead/run.py demo/bundle [--out results.json] [--tables]
 
 The models replay the packaged demo's answers at once, so that what is left is overhead. Every contender answers the
-same prompts, those that RouteNLP serves after one attempt, in turn within each round. The encoder alone is timed in the
-same rounds, and taken off where it says "encoder excluded"; judging the answer stays in. Tracing is off.
+same prompts, those whose first answer RouteNLP judges and serves, in turn within each round. The encoder alone is timed
+in the same run, and taken off where it says "without it"; judging the answer stays in. Tracing is off.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Replay(BaseChatModel):
     """Answers a prompt with the recorded text, after `wait` seconds when asked asynchronously."""
 
     answers: dict[str, str]
+    signals: dict[str, dict[str, float]]
     wait: float = 0.0
     model_name: str = "replay"
 
@@ -49,7 +50,8 @@ class Replay(BaseChatModel):
         return "replay"
 
     def _result(self, messages: list[BaseMessage]) -> ChatResult:
-        message = AIMessage(content=self.answers[str(messages[-1].content)])
+        prompt = str(messages[-1].content)
+        message = AIMessage(content=self.answers[prompt], response_metadata={"signals": self.signals[prompt]})
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _generate(
@@ -71,25 +73,33 @@ class Replay(BaseChatModel):
             yield ChatGenerationChunk(message=AIMessageChunk(content=f"{word} "))
 
 
-def answers_by_tier() -> tuple[dict[str, dict[str, str]], list[tuple[str, str]]]:
-    """Recorded answers per model, and (prompt, task) of every query of the demo."""
-    answers: dict[str, dict[str, str]] = {}
+Told = dict[str, tuple[dict[str, str], dict[str, dict[str, float]]]]
+
+
+def answers_by_tier() -> tuple[Told, list[tuple[str, str]]]:
+    """Recorded answers and their signals per model, and (prompt, task) of every query of the demo."""
+    answers: Told = {}
     queries: dict[str, str] = {}
     source = files("routenlp_integrations.cli").joinpath("demo_data", "records.jsonl")
     with as_file(source) as path:
         for row in map(json.loads, path.read_text().splitlines()):
-            answers.setdefault(row["model"], {})[row["prompt"]] = row["response"]
+            texts, signals = answers.setdefault(row["model"], ({}, {}))
+            texts[row["prompt"]] = row["response"]
+            given = {name.removeprefix("signal_"): row[name] for name in row if name.startswith("signal_")}
+            signals[row["prompt"]] = {name: value for name, value in given.items() if value is not None}
             queries[row["prompt"]] = row["task"]
     return answers, list(queries.items())
 
 
-def contenders(bundle: str, answers: dict[str, dict[str, str]], wait: float) -> dict[str, Any]:
+def contenders(bundle: str, answers: Told, wait: float) -> dict[str, Any]:
     """Every chat model to be measured, over the same replayed tiers."""
     from routenlp_integrations.langchain import RoutingChatModel
     from router_core import Router
 
     names = Router.load(bundle).portfolio.names
-    tiers = {name: Replay(answers=answers[name], wait=wait, model_name=name) for name in names}
+    tiers = {
+        name: Replay(answers=answers[name][0], signals=answers[name][1], wait=wait, model_name=name) for name in names
+    }
     cheap, dear = tiers[names[0]], tiers[names[-1]]
     found: dict[str, Any] = {"bare": cheap, "with_fallbacks": cheap.with_fallbacks([dear])}
     if find_spec("langchain_model_router"):
@@ -107,11 +117,11 @@ def contenders(bundle: str, answers: dict[str, dict[str, str]], wait: float) -> 
 
 
 def one_attempt(model: Any, queries: list[tuple[str, str]]) -> list[str]:
-    """Prompts whose first answer RouteNLP serves, streamed and not."""
+    """Prompts of which RouteNLP judges the first answer, a cheap tier's, and serves it."""
     kept = []
     for prompt, _ in queries:
         whole = model.invoke(prompt).response_metadata["routenlp"]
-        if len(whole["attempts"]) == 1:
+        if len(whole["attempts"]) == 1 and whole["attempts"][0]["confidence"] is not None:
             kept.append(prompt)
         if len(kept) == PROMPTS:
             break
