@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from router_core import Answer, Attempt, Route
+from router_core.bench import machine
 from router_core.ledger import Ledger
 from router_core.ledger.reader import LedgerReader
 from router_core.ledger.records import harvest, records_from_ledger
@@ -217,14 +218,6 @@ def tables(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def cpu_name() -> str:
-    """Model of the processor."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown processor"
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -241,7 +234,7 @@ def main() -> None:
             "with texts, redacted": {"store_text": True, "redact": redact},
         }
         found: dict[str, Any] = {
-            "cpu": cpu_name(),
+            "cpu": machine()["cpu"],
             "load": os.getloadavg(),
             "paced": {
                 kind: paced(f"sqlite:///{folder / f'{i}.db'}", **options)

@@ -30,6 +30,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
+from router_core.bench import machine
+
 HERE = Path(__file__).resolve().parent
 CONCURRENT = 64
 WAIT_S = 0.05
@@ -225,14 +227,6 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def cpu_name() -> str:
-    """Model of the processor."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown processor"
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -252,7 +246,7 @@ def main() -> None:
         for name, model in waiting.items():
             walls[name].append(asyncio.run(together(model, prompts)) * 1e3)
     found = {
-        "cpu": cpu_name(),
+        "cpu": machine()["cpu"],
         "load": os.getloadavg(),
         "prompts": len(prompts),
         "invoke": interleaved(models, prompts, lambda model, prompt: model.invoke(prompt)),

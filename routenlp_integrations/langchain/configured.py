@@ -18,8 +18,8 @@ from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig, ensure_config
 
+from routenlp_integrations.langchain.run_config import named
 from routenlp_integrations.langchain.tracing import Trace, afirst_under, first_under, of_config
-from router_core.errors import InputError
 
 __all__ = ["CONVERSATION", "RUN", "TASK", "TIER", "ConfiguredChatModel"]
 
@@ -146,16 +146,11 @@ class ConfiguredChatModel(BaseChatModel):
         if self._by_conversation:
             # `_stream` is not told its run, so the one that calls is noted here for every entrance.
             calling = getattr(known.get("callbacks"), "parent_run_id", None)
-            for key, named in ((CONVERSATION, configurable.get("thread_id")), (RUN, calling)):
-                kwargs = kwargs if named is None else {**kwargs, key: str(named)}
+            for key, known_by in ((CONVERSATION, configurable.get("thread_id")), (RUN, calling)):
+                kwargs = kwargs if known_by is None else {**kwargs, key: str(known_by)}
         for name, key in _KEYS.items():
-            value = configurable.get(name)
-            if value is None:
-                continue
-            if not isinstance(value, str):
-                msg = f"configurable[{name!r}] must be text, not {value!r}"
-                raise InputError(msg)
-            kwargs = {**kwargs, key: value}
+            value = named(configurable, name)
+            kwargs = kwargs if value is None else {**kwargs, key: value}
         if TIER in kwargs:
             self._check_tier(kwargs[TIER])
         return kwargs

@@ -1,10 +1,13 @@
 """Task, tier and conversation that a run's configuration names, for code that is not handed the configuration."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from langchain_core.runnables import ensure_config
 
 from router_core.errors import InputError
 
-__all__ = ["task_and_tier", "thread"]
+__all__ = ["named", "task_and_tier", "thread"]
 
 
 def task_and_tier() -> tuple[str | None, str | None]:
@@ -16,12 +19,22 @@ def task_and_tier() -> tuple[str | None, str | None]:
         When one is not text.
     """
     configurable = ensure_config().get("configurable", {})
-    task, tier = (configurable.get(name) for name in ("task", "tier"))
-    for name, value in (("task", task), ("tier", tier)):
-        if value is not None and not isinstance(value, str):
-            msg = f"configurable[{name!r}] must be text, not {value!r}"
-            raise InputError(msg)
-    return task, tier
+    return named(configurable, "task"), named(configurable, "tier")
+
+
+def named(configurable: Mapping[str, Any], name: str) -> str | None:
+    """What a configuration says under a name; None where it says nothing.
+
+    Raises
+    ------
+    InputError
+        When it is not text.
+    """
+    value = configurable.get(name)
+    if value is not None and not isinstance(value, str):
+        msg = f"configurable[{name!r}] must be text, not {value!r}"
+        raise InputError(msg)
+    return value
 
 
 def thread() -> str | None:

@@ -53,6 +53,18 @@ def make(small_router: Router) -> Make:
 
 
 @pytest.fixture(scope="session")
+def queries(loaded_router: Router) -> dict[str, str]:
+    """A mood query for every tier that the policy sends there."""
+    found: dict[str, str] = {}
+    records = small_records()
+    for prompt, task in zip(records.prompt, records.task, strict=True):
+        if task == "mood":
+            found.setdefault(loaded_router.decide(prompt, "mood").tier, prompt)
+    assert set(found) == set(TIERS)
+    return found
+
+
+@pytest.fixture(scope="session")
 def easy(loaded_router: Router) -> str:
     """A mood query that starts at the small tier and on which doubtful answers of both cheap tiers are rejected."""
     records = small_records()

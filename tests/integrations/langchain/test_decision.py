@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from agents import AgentModel, look_up, tools_of
-from bundles import TIERS, small_records
+from bundles import TIERS
 
 pytest.importorskip(
     "langchain_core.decisions",
@@ -34,18 +34,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*ModelRouterMiddleware.*beta")
 Agent = Callable[..., tuple[Any, dict[str, AgentModel]]]
 ALIASES = {"light": "small", "middle": "medium", "heavy": "large"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-
-
-@pytest.fixture(scope="session")
-def queries(loaded_router: Router) -> dict[str, str]:
-    """A mood query for every tier that the policy sends there."""
-    found: dict[str, str] = {}
-    records = small_records()
-    for prompt, task in zip(records.prompt, records.task, strict=True):
-        if task == "mood":
-            found.setdefault(loaded_router.decide(prompt, "mood").tier, prompt)
-    assert set(found) == set(TIERS)
-    return found
 
 
 @pytest.fixture

@@ -42,18 +42,6 @@ Build = Callable[..., tuple[Any, dict[str, AgentModel]]]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 
 
-@pytest.fixture(scope="session")
-def queries(loaded_router: Router) -> dict[str, str]:
-    """A mood query for every tier that the policy sends there."""
-    found: dict[str, str] = {}
-    records = small_records()
-    for prompt, task in zip(records.prompt, records.task, strict=True):
-        if task == "mood":
-            found.setdefault(loaded_router.decide(prompt, "mood").tier, prompt)
-    assert set(found) == set(TIERS)
-    return found
-
-
 @pytest.fixture
 def build(small_router: Router) -> Build:
     """Make an agent over three tiers; `tiers` gives a tier's own arguments, the rest goes to the middleware."""
