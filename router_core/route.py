@@ -83,6 +83,8 @@ class Route:
     budget
         ``{"usd", "per", "spent_usd", "stopped"}``: the budget, what it has paid so far with this query, and whether
         it changed where the query went; None without a budget.
+    id
+        Its id in the ledger, for feedback; None when it is not kept.
     """
 
     tier: str
@@ -96,6 +98,7 @@ class Route:
     certificate: dict[str, Any] | None
     reason: str
     budget: dict[str, Any] | None = None
+    id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The route as plain JSON values, without the answer."""
@@ -110,4 +113,5 @@ class Route:
             "certificate": self.certificate,
             "reason": self.reason,
             "budget": self.budget,
+            **({"id": self.id} if self.id else {}),
         }

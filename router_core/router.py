@@ -21,6 +21,7 @@ from router_core.scoring import Before, Scorer, View
 if TYPE_CHECKING:
     from router_core.bundle import Bundle
     from router_core.route import Answer
+    from router_core.sources import RouterSource
 
 __all__ = ["Decision", "Router", "Scopes", "Start", "estimate_tokens"]
 
@@ -134,6 +135,26 @@ class Router:
         folder = bundle_folder(path).resolve()
         bundle = Bundle.load(folder, threads)
         return cls.from_bundle(bundle, folder=folder if watch else None, validity=validity)
+
+    @staticmethod
+    def watch(root: str | Path, *, threads: int | None = None, validity: Validity | None = None) -> "RouterSource":
+        """Follow a release ROOT: a source whose `get` gives every query the current release's router.
+
+        Parameters
+        ----------
+        root, threads, validity
+            As for `load`.
+
+        Raises
+        ------
+        InputError
+            When the folder is no ROOT.
+        BundleError
+            When it has no current release, or that cannot be loaded.
+        """
+        from router_core.sources import RouterSource
+
+        return RouterSource(root, threads=threads, validity=validity)
 
     @classmethod
     def from_bundle(cls, bundle: "Bundle", *, folder: Path | None = None, validity: Validity | None = None) -> "Router":

@@ -79,6 +79,10 @@ class Scopes:
             return View(ALL, task, named)
         return View(f"{task}/{named}" if self.by == "leaf" and named else task, task, named)
 
+    def named(self, label: str | None) -> str | None:
+        """The label itself, or the only task where none is given; None where the task is not known."""
+        return next(iter(self.subtasks)) if not label and len(self.subtasks) == 1 else label or None
+
     @property
     def promises(self) -> int:
         """How many certificates a bundle stores: two policies for each scope (rivals are no promise)."""

@@ -17,8 +17,6 @@ Kinds (`KINDS` says which class serves each; a new kind is a new entry):
 
 from __future__ import annotations
 
-import threading
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,9 +28,9 @@ from typing import Any, Final, Self
 from router_core.checkpoint import Checkpoint
 from router_core.errors import BundleError, InputError
 from router_core.prompt_template import PromptTemplate
-from router_core.release import TASK_MARK, CurrentWatch, checkpoint_folder, is_root
+from router_core.release import TASK_MARK, checkpoint_folder
 
-__all__ = ["KINDS", "Student", "StudentAnswer", "StudentSource", "load_student", "make_student"]
+__all__ = ["KINDS", "Student", "StudentAnswer", "load_student", "make_student"]
 
 KINDS: Final[dict[str, str]] = {
     "classifier": "router_core.onnx_student:Classifier",
@@ -183,50 +181,3 @@ def load_student(path: str | Path, tier: str | None = None, threads: int = 1, ta
         msg = f"checkpoint {folder} is of tier {checkpoint.tier!r}, not {tier!r}"
         raise BundleError(msg)
     return make_student(checkpoint, threads)
-
-
-class StudentSource:
-    """The student to answer the next query with; of a watched ROOT always the current release's.
-
-    A query takes `get` once, so it has one release from start to end. A release that cannot be loaded is warned about
-    and not served: the student before it stays.
-
-    Parameters
-    ----------
-    path, tier
-        As for `load_student`.
-    watch
-        Look at most once a second whether another release became current.
-    """
-
-    def __init__(self, path: str | Path, tier: str | None = None, *, watch: bool = False) -> None:
-        self._path, self._tier = Path(path).resolve(), tier
-        if watch and not is_root(self._path):
-            msg = f"{path} is not a release ROOT, so there is nothing to watch; give a ROOT or leave watch off"
-            raise InputError(msg)
-        self._start(CurrentWatch(self._path) if watch else None, load_student(path, tier))
-
-    def _start(self, watch: CurrentWatch | None, student: Student) -> None:
-        # The watch is made before the student is loaded, so that a promotion between the two is seen.
-        self._watch, self._student = watch, student
-        self._loading = threading.Lock()
-
-    def get(self) -> Student:
-        """Return the student."""
-        if self._watch is not None and self._watch.changed():
-            with self._loading:
-                try:
-                    self._student = load_student(self._path, self._tier)
-                except BundleError as error:
-                    warnings.warn(f"{self._student.name} stays: {error}", stacklevel=2)
-        return self._student
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self._path, "tier": self._tier, "watch": self._watch is not None, "student": self._student}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self._path, self._tier = state["path"], state["tier"]
-        self._start(CurrentWatch(self._path) if state["watch"] else None, state["student"])

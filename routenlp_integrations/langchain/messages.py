@@ -163,6 +163,7 @@ def route_metadata(route: Route) -> dict[str, Any]:
         "certificate": route.certificate,
         "reason": route.reason,
         **({"budget": route.budget} if route.budget else {}),
+        **({"id": route.id} if route.id else {}),
     }
 
 
