@@ -158,6 +158,8 @@ class Auditor:
         waiting: int = 100,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.own = False
+        """Whether a model made it of a plan, to ask that model's own tiers."""
         if not tiers:
             raise InputError("an audit needs the reference tier; give it as {name: callable}")
         self.ledger, self.plan = ledger, plan
@@ -249,6 +251,10 @@ class Auditor:
     def spent_usd(self) -> float:
         """What audits have cost in this window, US dollars."""
         return self._purse.spent
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Auditor:
+        # A copy of a model spends from the same budget.
+        return self
 
     def _run(self) -> None:
         while True:

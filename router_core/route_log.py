@@ -30,12 +30,15 @@ class RouteLog:
         A `Ledger`, or the URL of one, which is then opened without texts.
     auditor
         Chooses and runs audits; None for none.
-    own
-        Whether the auditor asks the tiers of whoever holds this, and not ones that the application gave it.
     """
 
-    def __init__(self, ledger: Ledger, auditor: Auditor | None = None, *, own: bool = False) -> None:
-        self.ledger, self.auditor, self.own = ledger, auditor, own
+    def __init__(self, ledger: Ledger, auditor: Auditor | None = None) -> None:
+        self.ledger, self.auditor = ledger, auditor
+
+    @property
+    def own(self) -> bool:
+        """Whether audits ask the tiers of whoever holds this log, and not ones that the application gave."""
+        return self.auditor is not None and self.auditor.own
 
     @classmethod
     def of(
@@ -75,8 +78,14 @@ class RouteLog:
             given = "audits need a ledger" if kept is None else f"ledger is a {type(kept).__name__}"
             msg = f"{given}; give a Ledger or the URL of one, such as sqlite:///routenlp.db"
             raise InputError(msg)
+        if isinstance(audits, Auditor) and audits.ledger is not kept:
+            if not audits.own:
+                raise InputError("the auditor writes to another ledger; make it with the ledger given here")
+            audits = audits.plan
         if isinstance(audits, AuditPlan):
-            return cls(kept, Auditor(kept, tiers, price=price, plan=audits), own=True)
+            auditor = Auditor(kept, tiers, price=price, plan=audits)
+            auditor.own = True
+            return cls(kept, auditor)
         given_audits: Any = audits
         if given_audits is not None and not isinstance(given_audits, Auditor):
             msg = f"audits is a {type(given_audits).__name__}; give an AuditPlan or an Auditor"

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from routenlp_integrations.cli.claims import (
+    AGE_HELP,
     ALPHA_HELP,
     BY_HELP,
+    DECISIONS_HELP,
     DELTA_HELP,
     RISK_HELP,
     SIMULTANEOUS_HELP,
@@ -40,6 +42,8 @@ def calibrate(
     simultaneous: Annotated[
         bool | None, typer.Option("--simultaneous/--separate", help=SIMULTANEOUS_HELP, show_default=_SAME)
     ] = None,
+    max_age_days: Annotated[float | None, typer.Option(help=AGE_HELP, show_default=_SAME)] = None,
+    max_decisions: Annotated[int | None, typer.Option(help=DECISIONS_HELP, show_default=_SAME)] = None,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write what was done as JSON to this file; - for stdout."),
@@ -65,6 +69,8 @@ def calibrate(
             delta=delta,
             certify_by=by,
             simultaneous=simultaneous,
+            max_age_days=max_age_days,
+            max_decisions=max_decisions,
             progress=progress,
         )
     summary = add_allowed(summarise(made, str(out)))

@@ -10,8 +10,10 @@ from router_core.errors import InputError
 from router_core.scopes import CERTIFY_BY
 
 __all__ = [
+    "AGE_HELP",
     "ALPHA_HELP",
     "BY_HELP",
+    "DECISIONS_HELP",
     "DELTA_HELP",
     "RISK_HELP",
     "SIMULTANEOUS_HELP",
@@ -31,6 +33,8 @@ DELTA_HELP = (
 )
 BY_HELP = "What one certificate is about: task, leaf (each subtask on its own), or all (all tasks together)."
 SIMULTANEOUS_HELP = "Divide delta by the number of certificates, so that all of them hold at once."
+AGE_HELP = "Days after which the certificates lapse and running routers send every query to the reference tier."
+DECISIONS_HELP = "Decisions under a certificate after which it lapses, counted by each running process for itself."
 
 
 def check_claim(risk: str | None, delta: float | None, certify_by: str | None) -> None:

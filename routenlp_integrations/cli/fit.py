@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from routenlp_integrations.cli.claims import (
+    AGE_HELP,
     ALPHA_HELP,
     BY_HELP,
+    DECISIONS_HELP,
     DELTA_HELP,
     RISK_HELP,
     SIMULTANEOUS_HELP,
@@ -52,6 +54,8 @@ def fit(
     ] = 0.0,
     certify_by: Annotated[str, typer.Option(help=BY_HELP)] = "task",
     simultaneous: Annotated[bool, typer.Option("--simultaneous", help=SIMULTANEOUS_HELP)] = False,
+    max_age_days: Annotated[float | None, typer.Option(help=AGE_HELP)] = None,
+    max_decisions: Annotated[int | None, typer.Option(help=DECISIONS_HELP)] = None,
     encoder: Annotated[
         str,
         typer.Option(
@@ -94,7 +98,17 @@ def fit(
     from router_core.records import read_records
 
     by: Any = certify_by
-    settings = FitSettings(alpha, 0.1 if delta is None else delta, tolerance, seed, risk, by, simultaneous)
+    settings = FitSettings(
+        alpha,
+        0.1 if delta is None else delta,
+        tolerance,
+        seed,
+        risk,
+        by,
+        simultaneous,
+        max_age_days=max_age_days,
+        max_decisions=max_decisions,
+    )
     names = None if tiers is None else [name.strip() for name in tiers.split(",") if name.strip()]
     prices = None if portfolio is None else Portfolio.load(portfolio)
     to_stdout = str(json_file) == STDOUT

@@ -67,7 +67,7 @@ def inspect(
     heading(screen, "What was shown")
     lines(screen, [shown["sentence"] for shown in summary["certificates"] if shown["policy"] in POLICIES])
     heading(screen, "What ends it")
-    lines(screen, summary["void"])
+    lines(screen, [*_limits(summary), *summary["void"]])
     print_missing(screen, summary)
     if not summary["missing"]:
         screen.print()
@@ -103,6 +103,19 @@ def _date(at: float | None) -> str:
     from datetime import UTC, datetime
 
     return "not said" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _limits(summary: dict[str, Any]) -> list[str]:
+    from router_core.lapse import DAY_S
+
+    days, most = summary["validity"]["max_age_days"], summary["validity"]["max_decisions"]
+    made, told = summary["certified_at"], []
+    if days is not None:
+        until = "the bundle does not say when it was certified" if made is None else _date(made + days * DAY_S)
+        told.append(f"age: {days:g} days ({until})")
+    if most is not None:
+        told.append(f"decisions: {most:,} under one certificate, counted by each process")
+    return told
 
 
 def _scopes(tasks: dict[str, list[str]]) -> list[str]:

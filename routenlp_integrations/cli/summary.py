@@ -88,6 +88,7 @@ def summarise(bundle: Bundle, path: str) -> dict[str, Any]:
         "certificates": certificates,
         "missing": [{"scope": c["scope"], "n": c["n"], "minimum_n": c["minimum_n"]} for c in short.values()],
         "void": list(VOID),
+        "validity": {name: bundle.settings.get(name) for name in ("max_age_days", "max_decisions")},
         "choices": report.get("choices", {}),
     }
 

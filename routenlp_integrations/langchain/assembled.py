@@ -11,8 +11,9 @@ from langchain_core.messages import BaseMessage
 from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
 
 from routenlp_integrations.langchain.capabilities import Abilities, abilities_of, check_declared, common_profile
-from routenlp_integrations.langchain.configured import RUN, ConfiguredChatModel
+from routenlp_integrations.langchain.configured import CONVERSATION, RUN, ConfiguredChatModel
 from routenlp_integrations.langchain.planning import StreamPolicy, Uncalibrated
+from routenlp_integrations.langchain.query import asking
 from routenlp_integrations.langchain.serialising import Frozen, as_json, frozen
 from routenlp_integrations.langchain.tiers import TierModel
 from router_core.breaker import Breaker
@@ -21,11 +22,15 @@ from router_core.cascade import OnFailure, OnReferenceFailure, match_tiers
 from router_core.errors import BundleError, InputError
 from router_core.limits import Limits
 from router_core.policy import CASCADE
+from router_core.release import is_root
 from router_core.retries import RetryPolicy
+from router_core.route import Answer
+from router_core.route_log import RouteLog
 from router_core.router import Router
+from router_core.sources import RouterSource
 from router_core.sticky import Sticky
 
-__all__ = ["BUNDLE_VARIABLE", "AssembledChatModel"]
+__all__ = ["BUNDLE_VARIABLE", "AssembledChatModel", "loaded"]
 
 BUNDLE_VARIABLE = "ROUTENLP_BUNDLE"
 """Environment variable with the folder of a bundle, read when none is given."""
@@ -39,6 +44,8 @@ class AssembledChatModel(ConfiguredChatModel):
 
     bundle: str | None = None
     router: InstanceOf[Router] = Field(repr=False, exclude=True)
+    releases: InstanceOf[RouterSource] | None = Field(default=None, repr=False, exclude=True)
+    watch: bool = True
     tiers: Mapping[str, Any] = Field(repr=False, exclude=True)
     task: str | None = None
     stream_policy: StreamPolicy = "auto"
@@ -55,6 +62,8 @@ class AssembledChatModel(ConfiguredChatModel):
     budget: InstanceOf[Budget] | None = None
     sticky: Literal["conversation"] | InstanceOf[Sticky] | None = None
     streaming: bool = False
+    ledger: Any = Field(default=None, repr=False, exclude=True)
+    audits: Any = Field(default=None, repr=False, exclude=True)
 
     model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
 
@@ -63,6 +72,7 @@ class AssembledChatModel(ConfiguredChatModel):
     _told: dict[str, Any] = PrivateAttr(default_factory=dict)
     _limits: Limits = PrivateAttr(default_factory=Limits)
     _sticky: Sticky | None = PrivateAttr(default=None)
+    _log: RouteLog | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -71,17 +81,20 @@ class AssembledChatModel(ConfiguredChatModel):
             return given
         made = {name: kind(**given[name]) for name, kind in _LIMITS.items() if isinstance(given.get(name), Mapping)}
         given = {**given, **made}
+        if given.get("releases") is not None:
+            return {**given, "router": given["releases"].get()}
         if given.get("router") is not None:
             return given
         bundle = given.get("bundle") or os.environ.get(BUNDLE_VARIABLE)
         if bundle is None:
             msg = f"no bundle was given; name its folder, or set {BUNDLE_VARIABLE}"
             raise InputError(msg)
-        router = Router.load(bundle)
-        if given.get("bundle_id") not in (None, router.bundle_id):
-            msg = f"bundle {bundle} is another one than was serialised; its id is {router.bundle_id}"
+        given = {**given, **loaded(bundle, watch=given.get("watch", True))}
+        bundle_id = given["router"].bundle_id
+        if given.get("bundle_id") not in (None, bundle_id) and "releases" not in given:
+            msg = f"bundle {bundle} is another one than was serialised; its id is {bundle_id}"
             raise BundleError(msg)
-        return {**given, "bundle": str(Path(bundle).resolve()), "router": router}
+        return given
 
     @model_validator(mode="after")
     def _match(self) -> Self:
@@ -136,10 +149,26 @@ class AssembledChatModel(ConfiguredChatModel):
             name: abilities_of(tier, self.capabilities.get(name, {})) for name, tier in self._models.items()
         }
         self._told = {name: tier.identity for name, tier in self._models.items()}
+        self._open_log()
         if self.output_version is None and {tier.model.output_version for tier in self._models.values()} == {"v1"}:
             self.output_version = "v1"
 
+    def _open_log(self) -> None:
+        """Open the ledger and make the auditor, once: models made of this one go on with both."""
+        asked = {name: asking(tier, self._limits.seconds(name)) for name, tier in self._models.items()}
+        self._log = RouteLog.of(self.ledger, self.audits, asked, self._price)
+        if self._log is not None:
+            self.__dict__.update(ledger=self._log.ledger, audits=self._log.auditor)
+
+    def _price(self, tier: str, prompt: str, answer: Answer) -> float:
+        return self.current.price(tier, prompt, answer)
+
     # What it is
+
+    @property
+    def current(self) -> Router:
+        """The router that the next query takes: of a watched ROOT the current release's."""
+        return self.router if self.releases is None else self.releases.get()
 
     @property
     def _llm_type(self) -> str:
@@ -149,7 +178,7 @@ class AssembledChatModel(ConfiguredChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         return {
             "model_name": self._name,
-            "bundle": self.router.bundle_id,
+            "bundle": self.current.bundle_id,
             "tiers": self._told,
             "task": self.task,
             "policies": {"invoke": CASCADE, "stream": self.stream_policy},
@@ -169,8 +198,10 @@ class AssembledChatModel(ConfiguredChatModel):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         # The serialised form, which LangChain would take, does not say what the bundle at its path holds.
         kwargs.pop(RUN, None)
+        if not self._follows_conversations:
+            kwargs.pop(CONVERSATION, None)
         # An answer kept under a certificate must not outlive it.
-        lapsed = {"lapsed": self.router.lapses.lapsed}
+        lapsed = {"lapsed": self.current.lapses.lapsed}
         return str(sorted({**self._get_invocation_params(stop=stop), **kwargs, **lapsed}.items()))
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -185,25 +216,25 @@ class AssembledChatModel(ConfiguredChatModel):
 
     def get_num_tokens(self, text: str) -> int:
         """Tokens of a text, as the reference tier counts them."""
-        return self._models[self.router.portfolio.reference.name].model.get_num_tokens(text)
+        return self._models[self.current.portfolio.reference.name].model.get_num_tokens(text)
 
     def get_token_ids(self, text: str) -> list[int]:
         """Token ids of a text, as the reference tier numbers them."""
-        return self._models[self.router.portfolio.reference.name].model.get_token_ids(text)
+        return self._models[self.current.portfolio.reference.name].model.get_token_ids(text)
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Tokens of a conversation, as the reference tier counts them."""
-        model = self._models[self.router.portfolio.reference.name].model
+        model = self._models[self.current.portfolio.reference.name].model
         told = {"tools": tools} if tools else {}
         return model.get_num_tokens_from_messages(messages, **told)
 
     @property
     def _name(self) -> str:
-        return f"routenlp-{self.router.bundle_id[:12]}"
+        return f"routenlp-{self.current.bundle_id[:12]}"
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         # Tiers hold keys and headers; their names say enough.
-        told = [("bundle", self.router.bundle_id[:12]), ("tiers", list(self._models))]
+        told = [("bundle", self.current.bundle_id[:12]), ("tiers", list(self._models))]
         return [*told, ("task", self.task), ("stream_policy", self.stream_policy)]
 
     @classmethod
@@ -219,7 +250,9 @@ class AssembledChatModel(ConfiguredChatModel):
             if name not in ("bundle", "callbacks") and not field.exclude and name in self.model_fields_set
         }
         own = {name: value.settings if isinstance(value, _LIMITED) else value for name, value in own.items()}
-        return as_json(self, self.bundle, self.router.bundle_id, self.tiers, own)
+        # What a ROOT holds may change until it is read again.
+        bundle_id = None if self.releases is not None else self.router.bundle_id
+        return as_json(self, self.bundle, bundle_id, self.tiers, own)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """A copy that shares the router, which nobody changes, and the tiers, which hold open clients."""
@@ -229,19 +262,40 @@ class AssembledChatModel(ConfiguredChatModel):
         return super().__deepcopy__(shared)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A pickle carries the router whole: it works where the bundle's folder is not."""
-        given = {name: getattr(self, name) for name in self.model_fields_set if name != "tiers"}
+        """A pickle carries the router whole: it works where the bundle's folder is not.
+
+        The ledger is opened again by its URL, which holds its password, and of audits the plan is kept.
+        """
+        given = {name: getattr(self, name) for name in self.model_fields_set if name not in ("tiers", "audits")}
+        if self._log is not None and self._log.auditor is not None:
+            given |= {"ledger": self._log.ledger, "audits": self._log.auditor.plan}
         return _thawed, (type(self), given, {name: frozen(tier) for name, tier in self.tiers.items()})
 
     @property
-    def _by_conversation(self) -> bool:
+    def _follows_conversations(self) -> bool:
         return self._sticky is not None or (self.budget is not None and self.budget.per == "run")
 
-    def _check_tier(self, name: str) -> None:
-        self.router.portfolio.index(name)
+    @property
+    def _by_conversation(self) -> bool:
+        return self._log is not None or self._follows_conversations
 
-    def _declared(self, name: str) -> str:
-        return self.router.portfolio.tiers[self.router.portfolio.index(name)].model or name
+    def _check_tier(self, name: str) -> None:
+        self.current.portfolio.index(name)
+
+
+def loaded(bundle: str | Path, *, watch: bool) -> dict[str, Any]:
+    """Parameters that say what is routed by: the bundle in a folder, or the releases of a ROOT.
+
+    Raises
+    ------
+    BundleError
+        When there is none, or it is changed, incomplete, or newer than this reader.
+    """
+    given: dict[str, Any] = {"bundle": str(Path(bundle).resolve())}
+    if watch and is_root(Path(bundle)):
+        releases = Router.watch(bundle)
+        return {**given, "router": releases.get(), "releases": releases}
+    return {**given, "router": Router.load(bundle)}
 
 
 def _thawed(kind: type[AssembledChatModel], given: dict[str, Any], tiers: dict[str, Any]) -> AssembledChatModel:

@@ -17,13 +17,15 @@ from langchain_core.runnables.config import run_in_executor
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from routenlp_integrations.langchain.assembled import AssembledChatModel
-from routenlp_integrations.langchain.configured import CONVERSATION, RUN, TASK, TIER
+from routenlp_integrations.langchain.assembled import AssembledChatModel, loaded
+from routenlp_integrations.langchain.configured import CONVERSATION, RUN, TIER
 from routenlp_integrations.langchain.forms import form_of
 from routenlp_integrations.langchain.messages import human_id, turns, with_route
-from routenlp_integrations.langchain.planning import Plan, checked, decoding_changes, plan, streamed_policy
+from routenlp_integrations.langchain.planning import Plan, decoding_changes, plan, streamed_policy
+from routenlp_integrations.langchain.query import BROKEN, LEFT, Query
 from routenlp_integrations.langchain.streaming import Deadline, Screen, last_chunks, leaving
 from routenlp_integrations.langchain.structured import Method, Structure, structured
+from routenlp_integrations.langchain.task_config import TASK
 from routenlp_integrations.langchain.tiers import STRUCTURE, Call, TierModel
 from routenlp_integrations.langchain.tracing import Trace
 from router_core.cascade import match_tiers, walk
@@ -37,6 +39,8 @@ from router_core.sticky import conversation_key
 __all__ = ["RoutingChatModel"]
 
 T = TypeVar("T")
+
+_OURS = (TASK, TIER, CONVERSATION, RUN)
 
 
 class RoutingChatModel(AssembledChatModel):
@@ -65,9 +69,14 @@ class RoutingChatModel(AssembledChatModel):
     Parameters
     ----------
     bundle
-        Folder of a bundle, read when no `router` is given.
+        Folder of a bundle or a release ROOT, read when no `router` is given.
     router
         A loaded router.
+    releases
+        A `RouterSource` (`Router.watch`) in its place: every query takes the current release's router once, and
+        `StudentChatModel` tiers answer it with the students of that release. Made by itself for a ROOT.
+    watch
+        Follow the releases of a ROOT; False stays with the one that is current now.
     tiers
         For every tier of the portfolio a chat model, or one with arguments bound to it. Tiers are called flat,
         inside this model's run: their rate limiters and caches act, their callbacks do not.
@@ -107,6 +116,15 @@ class RoutingChatModel(AssembledChatModel):
     sticky
         ``"conversation"`` or a `Sticky`: stay with the tier that answered a conversation last, because switching
         throws away the provider's prompt cache. A conversation is LangGraph's ``thread_id``, else how it began.
+    ledger
+        A `Ledger`, or the URL of one, which is then kept without texts. Every finished query is appended, a stream
+        that was left or broke after something was shown as far as it came; ``response_metadata["routenlp"]["id"]``
+        names it for `Ledger.feedback`. Queries that raise before anything is shown, and answers from LangChain's
+        cache, are not kept. Appending never fails or delays an answer. A copy shares the ledger; a pickle opens it
+        again by its URL, password included; LangChain's JSON leaves it out.
+    audits
+        An `AuditPlan`, carried out in the background with this model's own tiers, or an `Auditor` whose callables
+        take the messages. A copy spends from the same budget; a pickle keeps the plan.
     """
 
     @classmethod
@@ -116,7 +134,7 @@ class RoutingChatModel(AssembledChatModel):
         Parameters
         ----------
         path
-            Folder of the bundle.
+            Folder of the bundle, or a release ROOT, whose promotions are followed unless ``watch=False``.
         tiers
             ``{name: chat model}``; the names are the portfolio's.
         **params
@@ -134,27 +152,46 @@ class RoutingChatModel(AssembledChatModel):
         if unknown := sorted(set(params) - known):
             msg = f"RoutingChatModel has no parameter {unknown[0]!r}; what a provider needs belongs to its tier"
             raise InputError(msg)
-        router = Router.load(path)
-        match_tiers(tiers, router.portfolio.names)
+        routed = loaded(path, watch=params.get("watch", True))
+        match_tiers(tiers, routed["router"].portfolio.names)
         for name, given in tiers.items():
             TierModel.of(name, given)
-        return cls(bundle=str(Path(path).resolve()), router=router, tiers=tiers, **params)
+        return cls(**routed, tiers=tiers, **params)
 
     # One query
 
+    def _begin(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], policy: str | None
+    ) -> Query:
+        """Plan a query; without a policy, by that of streams."""
+        router, log = self.current, self._log
+        decision = None if log is None else log.begin()
+        if policy is None:
+            policy = streamed_policy(router, self.stream_policy, kwargs.get(TASK) or self.task)
+        made = self._plan(router, messages, stop, kwargs, policy)
+        return Query(router, made, log, decision, kwargs.get(CONVERSATION))
+
     def _plan(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], policy: str
+        self,
+        router: Router,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        kwargs: Mapping[str, Any],
+        policy: str,
     ) -> Plan:
-        params = {name: value for name, value in kwargs.items() if name not in (TASK, TIER, CONVERSATION, RUN)}
+        params = {name: value for name, value in kwargs.items() if name not in _OURS}
         for name in ("temperature", "max_tokens"):
             if getattr(self, name) is not None:
                 params.setdefault(name, getattr(self, name))
-        call = Call(messages, (self.stop or None) if stop is None else stop, params, form_of(params))
+        task = kwargs.get(TASK) or self.task
+        pins = {tier.name: tier.model for tier in router.portfolio.tiers}
+        stopped = (self.stop or None) if stop is None else stop
+        call = Call(messages, stopped, params, form_of(params), router.scopes.named(task), pins)
         made = plan(
-            self.router,
+            router,
             call,
             policy,
-            task=kwargs.get(TASK) or self.task,
+            task=task,
             tier=kwargs.get(TIER),
             uncalibrated=self.uncalibrated,
             abilities=self._abilities,
@@ -163,26 +200,23 @@ class RoutingChatModel(AssembledChatModel):
         conversation = kwargs.get(CONVERSATION)
         if self._sticky is not None:
             key = conversation_key(turns(messages), conversation)
-            made = replace(made, start=self._sticky.start(self.router, made.start, key), key=key)
+            made = replace(made, start=self._sticky.start(router, made.start, key), key=key)
         if self.budget is not None:
             tokens = sum(estimate_tokens(str(message.text)) for message in messages)
             run = conversation or human_id(messages) or kwargs.get(RUN)
             made = replace(made, run=run, prompt_tokens=tokens)
         return made
 
-    def _streamed(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> Plan:
-        policy = streamed_policy(self.router, self.stream_policy, kwargs.get(TASK) or self.task)
-        return self._plan(messages, stop, kwargs, policy)
-
-    async def _aside(self, work: Callable[..., T], *given: Any) -> T:
+    async def _aside(self, query: Query | None, work: Callable[..., T], *given: Any) -> T:
         """Do what may take milliseconds off the event loop, and what takes less than the way to a thread here."""
-        if self.router.quick:
+        if (self.current if query is None else query.router).quick:
             return work(*given)
         return await run_in_executor(None, work, *given)
 
-    def _walk(self, made: Plan) -> Steps:
+    def _walk(self, query: Query) -> Steps:
+        made = query.plan
         return walk(
-            self.router,
+            query.router,
             made.start,
             self.on_failure,
             self.on_reference_failure,
@@ -193,25 +227,22 @@ class RoutingChatModel(AssembledChatModel):
         )
 
     def _ask(
-        self, made: Plan, step: Step, run: CallbackManagerForLLMRun | None, trace: Trace | None
+        self, query: Query, step: Step, run: CallbackManagerForLLMRun | None, trace: Trace | None
     ) -> Answer | Exception:
-        tier, call = self._models[step], made.call
+        tier, call = self._models[step], query.plan.call
         # Tokens of an answer that may be rejected must not reach the caller's callbacks.
-        return self._heard(step, perform(step, lambda: tier.ask(call, run if step.final else None, trace)))
+        return query.heard(step, perform(step, lambda: tier.ask(call, run if step.final else None, trace)))
 
     async def _aask(
-        self, made: Plan, step: Step, run: AsyncCallbackManagerForLLMRun | None, trace: Trace | None
+        self, query: Query, step: Step, run: AsyncCallbackManagerForLLMRun | None, trace: Trace | None
     ) -> Answer | Exception:
-        tier, call = self._models[step], made.call
-        return self._heard(step, await aperform(step, lambda: tier.aask(call, run if step.final else None, trace)))
+        tier, call = self._models[step], query.plan.call
+        return query.heard(step, await aperform(step, lambda: tier.aask(call, run if step.final else None, trace)))
 
-    def _heard(self, tier: str, reply: Answer | Exception) -> Answer | Exception:
-        return checked(self.router, tier, reply) if isinstance(reply, Answer) else reply
-
-    def _finish(self, made: Plan, route: Route) -> Route:
-        if self._sticky is not None and made.key is not None:
-            self._sticky.served(made.key, route.tier)
-        return made.finish(route, self.router.lapses.why(route.scope))
+    def _finish(self, query: Query, route: Route) -> Route:
+        if self._sticky is not None and query.plan.key is not None:
+            self._sticky.served(query.plan.key, route.tier)
+        return query.finish(route)
 
     def _generate(
         self,
@@ -220,12 +251,12 @@ class RoutingChatModel(AssembledChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        made, trace = self._plan(messages, stop, kwargs, CASCADE), Trace.of(run_manager)
-        with walking(self._walk(made)) as steps:
+        query, trace = self._begin(messages, stop, kwargs, CASCADE), Trace.of(run_manager)
+        with walking(self._walk(query)) as steps:
             step = advance(steps)
             while isinstance(step, Step):
-                step = advance(steps, self._ask(made, step, run_manager, trace))
-        return with_route(self._finish(made, step), self._declared(step.tier))
+                step = advance(steps, self._ask(query, step, run_manager, trace))
+        return with_route(self._finish(query, step), query.declared(step.tier))
 
     async def _agenerate(
         self,
@@ -235,13 +266,13 @@ class RoutingChatModel(AssembledChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         trace = Trace.of(run_manager)
-        made = await self._aside(self._plan, messages, stop, kwargs, CASCADE)
-        with walking(self._walk(made)) as steps:
+        query = await self._aside(None, self._begin, messages, stop, kwargs, CASCADE)
+        with walking(self._walk(query)) as steps:
             step = advance(steps)
             while isinstance(step, Step):
-                reply = await self._aask(made, step, run_manager, trace)
-                step = await self._aside(advance, steps, reply)
-        return with_route(self._finish(made, step), self._declared(step.tier))
+                reply = await self._aask(query, step, run_manager, trace)
+                step = await self._aside(query, advance, steps, reply)
+        return with_route(self._finish(query, step), query.declared(step.tier))
 
     def _stream(
         self,
@@ -251,14 +282,15 @@ class RoutingChatModel(AssembledChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         trace = Trace.taken() or Trace.of(run_manager)
-        made = self._streamed(messages, stop, kwargs)
-        with walking(self._walk(made)) as steps:
+        query = self._begin(messages, stop, kwargs, None)
+        buffered = query.plan.start.policy_name == CASCADE
+        with walking(self._walk(query)) as steps:
             step = advance(steps)
             while isinstance(step, Step):
-                if made.start.policy_name == CASCADE and not step.final:
-                    step = advance(steps, self._ask(made, step, None, trace))
+                if buffered and not step.final:
+                    step = advance(steps, self._ask(query, step, None, trace))
                     continue
-                tier, call = self._models[step], made.call
+                tier, call = self._models[step], query.plan.call
                 screen = Screen(call, final=step.final)
                 if step.wait_seconds:
                     time.sleep(step.wait_seconds)
@@ -269,14 +301,18 @@ class RoutingChatModel(AssembledChatModel):
                             for ready in screen.add(chunk):
                                 until_shown.lift()
                                 yield ready
+                except GeneratorExit:
+                    query.leave(step, screen.answer, LEFT)
+                    raise
                 except Exception as error:
                     if screen.shown:
                         break_off(steps, error)
+                        query.leave(step, screen.answer, BROKEN)
                         raise screen.broken(step, error) from error
                     step = advance(steps, error)
                 else:
-                    step = advance(steps, self._heard(step, screen.answer()))
-        yield from last_chunks(self._finish(made, step), self._declared(step.tier))
+                    step = advance(steps, query.heard(step, screen.answer()))
+        yield from last_chunks(self._finish(query, step), query.declared(step.tier))
 
     async def _astream(
         self,
@@ -286,14 +322,15 @@ class RoutingChatModel(AssembledChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         trace = Trace.taken() or Trace.of(run_manager)
-        made = await self._aside(self._streamed, messages, stop, kwargs)
-        with walking(self._walk(made)) as steps:
+        query = await self._aside(None, self._begin, messages, stop, kwargs, None)
+        buffered = query.plan.start.policy_name == CASCADE
+        with walking(self._walk(query)) as steps:
             step = advance(steps)
             while isinstance(step, Step):
-                if made.start.policy_name == CASCADE and not step.final:
-                    step = await self._aside(advance, steps, await self._aask(made, step, None, trace))
+                if buffered and not step.final:
+                    step = await self._aside(query, advance, steps, await self._aask(query, step, None, trace))
                     continue
-                tier, call = self._models[step], made.call
+                tier, call = self._models[step], query.plan.call
                 screen = Screen(call, final=step.final)
                 await asyncio.sleep(step.wait_seconds)
                 until_shown = Deadline(step.timeout_seconds)
@@ -303,14 +340,18 @@ class RoutingChatModel(AssembledChatModel):
                             for ready in screen.add(chunk):
                                 until_shown.lift()
                                 yield ready
+                except (GeneratorExit, asyncio.CancelledError):
+                    query.leave(step, screen.answer, LEFT)
+                    raise
                 except Exception as error:
                     if screen.shown:
                         break_off(steps, error)
+                        query.leave(step, screen.answer, BROKEN)
                         raise screen.broken(step, error) from error
                     step = advance(steps, error)
                 else:
-                    step = await self._aside(advance, steps, self._heard(step, screen.answer()))
-        for chunk in last_chunks(self._finish(made, step), self._declared(step.tier)):
+                    step = await self._aside(query, advance, steps, query.heard(step, screen.answer()))
+        for chunk in last_chunks(self._finish(query, step), query.declared(step.tier)):
             yield chunk
 
     def bind_tools(

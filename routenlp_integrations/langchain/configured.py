@@ -15,22 +15,21 @@ from langchain_core.callbacks import (
     CallbackManagerForLLMRun,
 )
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessageChunk
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig, ensure_config
 
 from routenlp_integrations.langchain.run_config import named
+from routenlp_integrations.langchain.task_config import TASK, TaskChatModel
 from routenlp_integrations.langchain.tracing import Trace, afirst_under, first_under, of_config
 
 __all__ = ["CONVERSATION", "RUN", "TASK", "TIER", "ConfiguredChatModel"]
 
-TASK, TIER, CONVERSATION, RUN = "routenlp_task", "routenlp_tier", "routenlp_conversation", "routenlp_run"
+TIER, CONVERSATION, RUN = "routenlp_tier", "routenlp_conversation", "routenlp_run"
 _KEYS = {"task": TASK, "tier": TIER}
 
 
-class ConfiguredChatModel(BaseChatModel):
+class ConfiguredChatModel(TaskChatModel):
     """A chat model whose calls take a task and a tier from the configuration."""
-
-    task: str | None = None
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
@@ -52,28 +51,6 @@ class ConfiguredChatModel(BaseChatModel):
         """Raise InputError for a tier that does not exist."""
         raise NotImplementedError
 
-    def invoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """Answer one query; see `BaseChatModel.invoke`."""
-        return super().invoke(input, config, stop=stop, **self._chosen(config, kwargs))
-
-    async def ainvoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """Answer one query; see `BaseChatModel.ainvoke`."""
-        return await super().ainvoke(input, config, stop=stop, **self._chosen(config, kwargs))
-
     def stream(
         self,
         input: LanguageModelInput,
@@ -85,7 +62,7 @@ class ConfiguredChatModel(BaseChatModel):
         """Answer one query chunk by chunk; see `BaseChatModel.stream`."""
         kwargs = self._chosen(config, kwargs)
         known, trace = of_config(config, self.callbacks, CallbackManager)
-        return first_under(trace, super().stream(input, known, stop=stop, **kwargs))
+        return first_under(trace, BaseChatModel.stream(self, input, known, stop=stop, **kwargs))
 
     def astream(
         self,
@@ -98,7 +75,7 @@ class ConfiguredChatModel(BaseChatModel):
         """Answer one query chunk by chunk; see `BaseChatModel.astream`."""
         kwargs = self._chosen(config, kwargs)
         known, trace = of_config(config, self.callbacks, AsyncCallbackManager)
-        return afirst_under(trace, super().astream(input, known, stop=stop, **kwargs))
+        return afirst_under(trace, BaseChatModel.astream(self, input, known, stop=stop, **kwargs))
 
     def _should_stream(
         self,
@@ -112,26 +89,6 @@ class ConfiguredChatModel(BaseChatModel):
             # An `invoke` that LangChain turns into a stream does not tell `_stream` its run either.
             Trace.hand_over(run_manager)
         return streams
-
-    def _chat_model_stream_v3(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        return super()._chat_model_stream_v3(input, config, stop=stop, **self._chosen(config, kwargs))
-
-    async def _achat_model_stream_v3(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        return await super()._achat_model_stream_v3(input, config, stop=stop, **self._chosen(config, kwargs))
 
     def _chosen(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The keyword arguments with what the configuration names: task, tier, conversation and calling run.

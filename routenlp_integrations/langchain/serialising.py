@@ -69,7 +69,7 @@ def _clean(value: Any) -> Any:
 
 
 def as_json(
-    model: Serializable, bundle: str | None, bundle_id: str, tiers: Mapping[str, Any], params: Mapping[str, Any]
+    model: Serializable, bundle: str | None, bundle_id: str | None, tiers: Mapping[str, Any], params: Mapping[str, Any]
 ) -> SerializedConstructor | SerializedNotImplemented:
     """JSON from which ``langchain_core.load.load`` makes the model again, or a sentence on why none can.
 
@@ -80,7 +80,7 @@ def as_json(
     bundle
         Folder its router was loaded from, None when it was made in memory.
     bundle_id
-        Id of the bundle, compared when it is loaded again.
+        Id of the bundle, compared when it is loaded again; None for any.
     tiers
         Its tiers.
     params

@@ -2,27 +2,33 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LangSmithParams, ModelProfile
+from langchain_core.language_models import LangSmithParams, ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import PrivateAttr
 
 from routenlp_integrations.langchain.messages import turns
+from routenlp_integrations.langchain.task_config import TASK, TaskChatModel
 from router_core.errors import InputError
+from router_core.release import is_root
 from router_core.route_text import last_turn
-from router_core.student import StudentSource
+from router_core.sources import StudentSource
 
-__all__ = ["StudentChatModel"]
+__all__ = ["FINGERPRINT", "StudentChatModel"]
+
+FINGERPRINT = "routenlp_fingerprint"
+"""Argument of a call that says which students the query's router was certified with."""
 
 _UNABLE = ("tools", "functions", "response_format", "json_schema")
 _TEXT = frozenset({"text", "text-plain"})
 
 
-class StudentChatModel(BaseChatModel):
+class StudentChatModel(TaskChatModel):
     """Answers with a cheap tier that was trained by distillation; no torch, no network, no key.
 
     The student reads the last human turn, as prompts stand in the records. Its answer comes with
@@ -30,6 +36,10 @@ class StudentChatModel(BaseChatModel):
     ``finish_reason`` and ``signals``: ``own_confidence``, P(the answer is right), and ``template_matched``, whether the
     prompt had the form it was trained on. Behind `RoutingChatModel` the signals are evidence. ``usage_metadata`` counts
     tokens by the student's tokenizer.
+
+    Where the tier has one student per task, the task of a query is ``configurable["task"]``, or `task`; behind
+    `RoutingChatModel` it is the task of the routed query. Without a student for it the call raises InputError, and a
+    router goes on to the reference tier.
 
     It cannot call tools or follow a schema: `bind_tools` and `with_structured_output` raise NotImplementedError, as do
     calls that ask for either. Its profile states no ``max_input_tokens``: it takes texts of any length and reads head
@@ -41,9 +51,12 @@ class StudentChatModel(BaseChatModel):
         Folder of a checkpoint, or a release ROOT.
     tier
         Which of a ROOT's tiers.
+    task
+        Task of every call that does not name one.
     watch
-        Serve the release that is current when a query comes, looked up at most once a second. A query has one release
-        from start to end.
+        Serve the release that is current when a query comes, looked up at most once a second and loaded in the
+        background. A query has one release from start to end, behind `RoutingChatModel` its router's. By default a
+        ROOT is watched.
     temperature, max_tokens, timeout, stop, max_retries
         Accepted as LangChain's standard parameters, and ignored: the answers are fixed texts, given in milliseconds.
 
@@ -61,7 +74,7 @@ class StudentChatModel(BaseChatModel):
 
     root: str
     tier: str | None = None
-    watch: bool = False
+    watch: bool | None = None
     temperature: float | None = None
     max_tokens: int | None = None
     timeout: float | None = None
@@ -73,7 +86,8 @@ class StudentChatModel(BaseChatModel):
     def __init__(self, root: str | os.PathLike[str], **params: Any) -> None:
         super().__init__(**{**params, "root": os.fspath(root)})
         # Here and not in a validator, which would wrap a BundleError.
-        self._source = StudentSource(self.root, self.tier, watch=self.watch)
+        watch = is_root(Path(self.root)) if self.watch is None else self.watch
+        self._source = StudentSource(self.root, self.tier, watch=watch)
 
     # What it is
 
@@ -144,14 +158,14 @@ class StudentChatModel(BaseChatModel):
 
     def _answer(self, messages: list[BaseMessage], params: Mapping[str, Any]) -> dict[str, Any]:
         """Answer, as the fields of a message."""
-        student = self._source.get()
-        found = student.answer(self._prompt(messages, params))
+        students = self._source.get(params.get(FINGERPRINT))
+        found = students.answer(self._prompt(messages, params), params.get(TASK) or self.task)
         sent, received = found.prompt_tokens, found.completion_tokens
         return {
             "content": found.text,
             "usage_metadata": UsageMetadata(input_tokens=sent, output_tokens=received, total_tokens=sent + received),
             "response_metadata": {
-                "model_name": student.name,
+                "model_name": students.name,
                 "model_provider": "routenlp",
                 "finish_reason": "stop",
                 "signals": dict(found.signals),

@@ -5,7 +5,7 @@ limiter and a cache of its own are respected; its callbacks and tags belong to r
 """
 
 from collections.abc import AsyncGenerator, Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import RunnableBinding
 
 from routenlp_integrations.langchain.messages import answer_of
+from routenlp_integrations.langchain.student import FINGERPRINT, StudentChatModel
+from routenlp_integrations.langchain.task_config import TASK
 from routenlp_integrations.langchain.tracing import Trace, ended
 from router_core.cascade import Answer
 from router_core.errors import InputError
@@ -38,12 +40,18 @@ _TRACING_ONLY = ("ls_structured_output_format", "structured_output_format")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What every tier of one query is called with; `form` is what its answers must look like."""
+    """What every tier of one query is called with.
+
+    `form` is what its answers must look like. Students are told the query's `task` and, by tier, the model that its
+    router names (`pins`), so that they answer from the same release.
+    """
 
     messages: list[BaseMessage]
     stop: list[str] | None
     params: Mapping[str, Any]
     form: "Form | None" = None
+    task: str | None = None
+    pins: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +120,8 @@ class TierModel:
             model, params = tools.model, {**params, **tools.bound}
         for name in _TRACING_ONLY:
             params.pop(name, None)
+        if isinstance(model, StudentChatModel):
+            params |= {TASK: call.task, FINGERPRINT: call.pins.get(self.name)}
         return model, {"stop": None, **params}
 
     def generate(self, call: Call, run_manager: CallbackManagerForLLMRun | None, trace: Trace | None) -> Answer:

@@ -40,6 +40,8 @@ def calibrate(
     delta: float | None = None,
     certify_by: CertifyBy | None = None,
     simultaneous: bool | None = None,
+    max_age_days: float | None = None,
+    max_decisions: int | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Certify the router of a bundle again, and write the result as a bundle.
@@ -53,7 +55,7 @@ def calibrate(
         Of a ledger the random audits, without queries the bundle was trained or tuned on; never the escalations.
     out
         Folder to write; nothing is written when None.
-    risk, alpha, delta, certify_by, simultaneous
+    risk, alpha, delta, certify_by, simultaneous, max_age_days, max_decisions
         As in `FitSettings`; what the bundle was made with when None.
     progress
         Called as the work goes on.
@@ -66,7 +68,15 @@ def calibrate(
     if not isinstance(bundle, Bundle):
         bundle = Bundle.load(bundle)
     earlier = None if out is None else earlier_keys(out)
-    given = {"risk": risk, "alpha": alpha, "delta": delta, "certify_by": certify_by, "simultaneous": simultaneous}
+    given = {
+        "risk": risk,
+        "alpha": alpha,
+        "delta": delta,
+        "certify_by": certify_by,
+        "simultaneous": simultaneous,
+        "max_age_days": max_age_days,
+        "max_decisions": max_decisions,
+    }
     before = {name: bundle.settings[name] for name in FitSettings.__dataclass_fields__ if name in bundle.settings}
     settings = FitSettings(**{**before, **{name: value for name, value in given.items() if value is not None}})
     if not isinstance(records, Records):

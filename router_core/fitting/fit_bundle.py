@@ -22,6 +22,7 @@ from router_core.fitting.choice import choose_encoder
 from router_core.fitting.static import StaticTrainer
 from router_core.fitting.tables import Progress
 from router_core.keys import KeyLedger, check_disjoint, hash_keys
+from router_core.lapse import Validity
 from router_core.portfolio import Portfolio, Tier, derive_prices
 from router_core.records import Records, choose_tiers, read_records
 from router_core.scopes import ALL, CERTIFY_BY, CertifyBy, Scopes
@@ -55,6 +56,8 @@ class FitSettings:
         Divide delta by the number of certificates, so that all hold at once.
     encoder_saving
         Share of the expected cost that a slower encoder must save over a faster one to be taken.
+    max_age_days, max_decisions
+        How long the certificates are used (`router_core.lapse.Validity`); None for no limit.
     """
 
     alpha: float = 0.05
@@ -65,9 +68,12 @@ class FitSettings:
     certify_by: CertifyBy = "task"
     simultaneous: bool = False
     encoder_saving: float = 0.01
+    max_age_days: float | None = None
+    max_decisions: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse levels outside (0, 1), a tolerance outside [0, 1), and kinds of claim that do not exist."""
+        Validity(self.max_age_days, self.max_decisions)
         check_levels(self.alpha, self.delta)
         check_risk(self.risk)
         if self.certify_by not in CERTIFY_BY:
@@ -172,7 +178,8 @@ def told_of(settings: FitSettings, candidate: Candidate, train_means: Any) -> di
     """The settings part of a bundle: what was asked for, and what every path fixed before calib."""
     plans = {"|".join(key): plan.to_json() for key, plan in sorted(candidate.plans.items())}
     return {
-        **asdict(settings),
+        # A limit that was not asked for is not told: the id of such a bundle stays what it was.
+        **{name: value for name, value in asdict(settings).items() if value is not None},
         "delta_each": candidate.delta,
         "train_means": train_means,
         "step_cost": {"|".join(key): plan.cost.tolist() for key, plan in sorted(candidate.plans.items())},

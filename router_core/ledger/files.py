@@ -29,9 +29,9 @@ SUFFIXES = (".jsonl", ".csv", ".parquet")
 
 _DATABASES = (".db", ".sqlite", ".sqlite3")
 _PAGE = 500
-_NESTED = ("attempts", "feedback", "certificate")
+_NESTED = ("attempts", "feedback", "certificate", "budget")
 _FLAGS = {"certified", "escalated", "audited", "accepted", "audit"}
-_COUNTS = {"position", "prompt_tokens", "completion_tokens"}
+_COUNTS = {"position", "prompt_tokens", "completion_tokens", "retries"}
 _NUMBERS = {"at", "cost_usd", "latency_ms", "audit_probability", "confidence", "quality", "value"}
 _REQUIRED = {"id", "at", "tier", "position", "route", "kind"} | _FLAGS
 
@@ -228,7 +228,7 @@ def _row(told: Any, kind: type, place: str) -> dict[str, Any]:
         elif name in _NUMBERS:
             fine = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             _need(fine, name, "a finite number", place)
-        elif name in ("certificate", "signals"):
+        elif name in ("certificate", "signals", "budget"):
             _need(isinstance(value, Mapping), name, "an object", place)
         elif name != "hidden":
             _need(isinstance(value, str), name, "text", place)

@@ -7,10 +7,10 @@ routes    one row a query: id, at, task, subtask, scope, policy, tier (served), 
           cost_usd, latency_ms (all attempts), bundle, certified, certificate (JSON), reason, escalated (a cheap tier
           and the reference tier both answered), audited (chosen for a random audit), audit_probability (null: no
           audits were kept; 0: none could be, the budget was spent), key (64-bit hash of the normalised text),
-          conversation (hash), text, hidden (float32, little-endian)
+          conversation (hash), text, hidden (float32, little-endian), budget (JSON)
 attempts  one row a call of a tier: route, position, at, tier, model_name, confidence, accepted, audit (made by an
           audit, not by the route), cost_usd, prompt_tokens, completion_tokens, latency_ms, reason, quality (graded by
-          an audit), answer, signals (JSON)
+          an audit), answer, signals (JSON), retries (calls beyond the first; latency is over all of them)
 feedback  id, route, at, kind, value, text
 schema    the version
 ========  ==========================================================================================================
@@ -99,6 +99,7 @@ class Ledger:
         self._address = Address(url)
         self.store_text = store_text
         self._redact = redact
+        self._given = url, store_text, redact, retention_days, queue
         self._retention_s = None if retention_days is None else retention_days * _DAY_S
         self._retired_at = -math.inf
         self._unredacted = 0
@@ -106,6 +107,13 @@ class Ledger:
         self._store = Store(self._address)
         self._writer = Writer(self._store, queue, self._retire)
         flush_at_exit(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the URL, password included, and the settings; reading it opens the ledger again."""
+        return _reopened, self._given
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ledger:
+        return self
 
     def __repr__(self) -> str:
         return f"Ledger({self._address.shown!r}, store_text={self.store_text})"
@@ -201,6 +209,7 @@ class Ledger:
                 latency_ms=attempt.latency_ms,
                 reason=attempt.reason,
                 model_name=models.get(attempt.tier) if models else None,
+                retries=attempt.retries,
             )
             for attempt in route.attempts
         )
@@ -223,6 +232,7 @@ class Ledger:
             text=self.kept(text),
             hidden=hidden.astype("<f4").tobytes() if hidden is not None and self.store_text else None,
             attempts=attempts,
+            budget=route.budget,
         )
 
     def feedback(self, id: str, kind: str, value: float | None = None, text: str | None = None) -> None:
@@ -294,11 +304,24 @@ class Ledger:
         reason: str,
         confidence: float | None = None,
         model_name: str | None = None,
+        retries: int = 0,
     ) -> AttemptEntry:
         """An attempt as it is stored: without its answer's raw object, and without texts unless they are kept."""
         if answer is None:
             return AttemptEntry(
-                tier, model_name, confidence, accepted, cost_usd, None, None, latency_ms, reason, False, None, {}
+                tier,
+                model_name,
+                confidence,
+                accepted,
+                cost_usd,
+                None,
+                None,
+                latency_ms,
+                reason,
+                False,
+                None,
+                {},
+                retries,
             )
         return AttemptEntry(
             tier,
@@ -313,6 +336,7 @@ class Ledger:
             True,
             self.kept(answer.text),
             dict(answer.signals) if answer.signals else {},
+            retries,
         )
 
     def kept(self, text: str | None) -> str | None:
@@ -384,3 +408,10 @@ class Ledger:
         if self._retention_s is not None and time.monotonic() - self._retired_at >= _RETIRE_EVERY_S:
             self._retired_at = time.monotonic()
             self._store.retire(time.time() - self._retention_s)
+
+
+def _reopened(
+    url: str, store_text: bool, redact: Callable[[str], str] | None, retention_days: float | None, queue: int
+) -> Ledger:
+    """Inverse of `Ledger.__reduce__`."""
+    return Ledger(url, store_text=store_text, redact=redact, retention_days=retention_days, queue=queue)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 from router_core.errors import InputError
-from router_core.ledger.schema import open_ledger, tables
+from router_core.ledger.schema import missing_columns, open_ledger, tables
 from router_core.ledger.url import Address, what_went_wrong
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Row, Table
+    from sqlalchemy import Column, Connection, Row, Table
 
 __all__ = ["LedgerReader", "LoggedAttempt", "LoggedFeedback", "LoggedRoute", "Moment", "seconds"]
 
@@ -42,6 +42,7 @@ class LoggedAttempt:
     quality: float | None
     answer: str | None
     signals: Mapping[str, float] | None
+    retries: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class LoggedRoute:
     conversation: str | None
     text: str | None
     hidden: bytes | None
+    budget: Mapping[str, Any] | None = None
     attempts: tuple[LoggedAttempt, ...] = ()
     feedback: tuple[LoggedFeedback, ...] = ()
 
@@ -155,8 +157,10 @@ class LedgerReader:
 
         all_tables = tables()
         table = all_tables.routes
-        skipped = set() if hidden else {"hidden"}
-        query = sa.select(*(column for column in table.columns if column.name not in skipped))
+        with self.connect() as connection:
+            lacking = missing_columns(connection)
+        skipped = lacking if hidden else {*lacking, table.c.hidden}
+        query = sa.select(*(column for column in table.columns if column not in skipped))
         query = query.order_by(table.c.at, table.c.id).limit(_PAGE)
         if learnable:
             query = query.where(sa.or_(table.c.audited, table.c.escalated))
@@ -171,8 +175,8 @@ class LedgerReader:
             with self.connect() as connection:
                 rows = connection.execute(page).all()
                 ids = [row.id for row in rows]
-                attempts = _by_route(connection, all_tables.attempts, ids, ("position",))
-                feedback = _by_route(connection, all_tables.feedback, ids, ("at", "id"))
+                attempts = _by_route(connection, all_tables.attempts, ids, ("position",), lacking)
+                feedback = _by_route(connection, all_tables.feedback, ids, ("at", "id"), lacking)
             for row in rows:
                 yield LoggedRoute(
                     **{"hidden": None, **row._mapping},
@@ -283,13 +287,14 @@ class LedgerReader:
 
 
 def _by_route(
-    connection: Connection, table: Table, ids: Sequence[str], order: Sequence[str]
+    connection: Connection, table: Table, ids: Sequence[str], order: Sequence[str], lacking: Collection[Column[Any]]
 ) -> dict[str, list[Row[Any]]]:
     import sqlalchemy as sa
 
     found: dict[str, list[Row[Any]]] = {}
     if ids:
-        query = sa.select(table).where(table.c.route.in_(ids)).order_by(*(table.c[name] for name in order))
+        query = sa.select(*(column for column in table.columns if column not in lacking))
+        query = query.where(table.c.route.in_(ids)).order_by(*(table.c[name] for name in order))
         for row in connection.execute(query):
             found.setdefault(row.route, []).append(row)
     return found

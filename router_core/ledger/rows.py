@@ -36,6 +36,7 @@ class AttemptEntry:
     answered: bool
     answer: str | None
     signals: Mapping[str, float]
+    retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class RouteEntry:
     text: str | None
     hidden: bytes | None
     attempts: tuple[AttemptEntry, ...]
+    budget: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ def _route(entry: RouteEntry) -> Row:
         "conversation": None if entry.conversation is None else _digest(entry.conversation),
         "text": _storable(entry.text),
         "hidden": entry.hidden,
+        "budget": entry.budget,
     }
 
 
@@ -167,6 +170,7 @@ def _attempt(
         "answer": _storable(entry.answer),
         # JSON has no infinities; a signal that is none of a number counts as missing everywhere else too.
         "signals": {name: value for name, value in entry.signals.items() if _finite(value) is not None} or None,
+        "retries": entry.retries,
     }
 
 

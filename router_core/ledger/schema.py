@@ -11,12 +11,15 @@ from router_core.errors import InputError
 from router_core.ledger.url import Address, what_went_wrong
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine, MetaData, Table
+    from sqlalchemy import Column, Connection, Engine, MetaData, Table
 
-__all__ = ["SCHEMA", "Tables", "check_ledger", "make_ledger", "open_ledger", "tables"]
+__all__ = ["SCHEMA", "Tables", "check_ledger", "make_ledger", "missing_columns", "open_ledger", "tables"]
 
 SCHEMA = 1
-"""Schema this version writes. Readers ask for the columns they know by name, so later ones may be added."""
+"""Schema this version writes. Readers ask for the columns they know by name, so later ones may be added: `_LATER`."""
+
+_LATER = {"routes": ("budget",), "attempts": ("retries",)}
+"""Columns that ledgers made earlier lack. A writer adds them, all nullable, and older versions go on beside it."""
 
 _TRIES = 20
 
@@ -69,6 +72,7 @@ def tables() -> Tables:
         column("conversation", sa.String(16)),
         column("text", sa.Text),
         column("hidden", sa.LargeBinary),
+        column("budget", sa.JSON(none_as_null=True)),
     )
     attempts = sa.Table(
         "routenlp_attempts",
@@ -89,6 +93,7 @@ def tables() -> Tables:
         column("quality", number),
         column("answer", sa.Text),
         column("signals", sa.JSON(none_as_null=True)),
+        column("retries", sa.Integer),
     )
     feedback = sa.Table(
         "routenlp_feedback",
@@ -127,6 +132,7 @@ def make_ledger(connection: Connection) -> None:
     all_tables = tables()
     if sa.inspect(connection).has_table(all_tables.schema.name):
         check_ledger(connection)
+        _add_later(connection)
         return
     if connection.dialect.name == "sqlite":
         connection.commit()
@@ -142,6 +148,37 @@ def make_ledger(connection: Connection) -> None:
     if have is None:
         connection.execute(all_tables.schema.insert().values(name="schema", value=str(SCHEMA)))
     connection.commit()
+
+
+def missing_columns(connection: Connection) -> set[Column[Any]]:
+    """Columns that the ledger lacks because no writer of this version has opened it yet."""
+    import sqlalchemy as sa
+
+    all_tables, found = tables(), set()
+    for name, later in _LATER.items():
+        table: Table = getattr(all_tables, name)
+        have = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+        found |= {table.c[column] for column in later if column not in have}
+    return found
+
+
+def _add_later(connection: Connection) -> None:
+    """Add what a ledger made by an earlier version lacks; two writers may try at once."""
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.schema import CreateColumn
+
+    missing = missing_columns(connection)
+    connection.rollback()
+    for column in missing:
+        told = CreateColumn(column).compile(dialect=connection.dialect)
+        try:
+            connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {told}")
+            connection.commit()
+        except DBAPIError:
+            connection.rollback()
+            if column in missing_columns(connection):
+                raise
+            connection.rollback()
 
 
 def check_ledger(connection: Connection) -> None:

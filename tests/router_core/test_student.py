@@ -31,7 +31,8 @@ from router_core.folder import MANIFEST
 from router_core.onnx_encoder import open_session
 from router_core.own_confidence import Calibration
 from router_core.prompt_template import PromptTemplate
-from router_core.student import Student, StudentSource, load_student, make_student
+from router_core.sources import StudentSource
+from router_core.student import Student, load_student, make_student
 from router_core.tagger import SHAPES, entities, word_shape
 from router_core.text_tokens import TextTokens
 
@@ -472,22 +473,18 @@ def test_tags_fit_the_words() -> None:
 # A ROOT that changes
 
 
-def watched(root: Path) -> StudentSource:
-    """A source that looks at every query."""
-    source = StudentSource(root, "small", watch=True)
-    source._watch._every_s = source._watch._due = 0.0  # type: ignore[union-attr]
-    return source
-
-
 def test_a_promotion_is_picked_up(tmp_path: Path) -> None:
     """A watched source serves the new release's student; one that is not watched stays."""
     root = write_release(tmp_path, "r1", small=tiny_checkpoint())
-    source, still = watched(root), StudentSource(root)
+    source, still = StudentSource(root, "small", watch=True), StudentSource(root)
     first = source.get()
     assert source.get() is first
     second = tiny_checkpoint(labels=("bad", "good"))
     write_release(root, "r2", small=second)
+    assert source.root is not None
+    assert source.root.settle()
     assert source.get().fingerprint == second.fingerprint != first.fingerprint
+    assert source.get(first.fingerprint) is first
     assert still.get().fingerprint == first.fingerprint
     assert pickle.loads(pickle.dumps(source)).get().fingerprint == second.fingerprint  # noqa: S301
 
@@ -495,13 +492,18 @@ def test_a_promotion_is_picked_up(tmp_path: Path) -> None:
 def test_a_broken_release_is_not_served(tmp_path: Path) -> None:
     """A release whose checkpoint is damaged is warned about, once, and the student before it stays."""
     root = write_release(tmp_path, "r1", small=tiny_checkpoint())
-    source = watched(root)
+    source = StudentSource(root, "small", watch=True)
+    assert source.root is not None
     tiny_checkpoint().save(root / "releases" / "r2" / "checkpoints" / "small")
     (root / "releases" / "r2" / "checkpoints" / "small" / "model.onnx").write_bytes(b"")
     promote(root, "r2")
     with pytest.warns(UserWarning, match=r"stays: .*model\.onnx was changed"):
-        assert source.get().answer("I love this").text == "good"
+        assert source.root.settle()
     assert source.get().answer("I love this").text == "good"
+    assert source.root.settle()
+    tiny_checkpoint(max_tokens=32).save(root / "releases" / "r2" / "checkpoints" / "small")
+    assert source.root.settle()
+    assert source.get().fingerprint == tiny_checkpoint(max_tokens=32).fingerprint
 
 
 def test_only_a_root_can_be_watched(folder: Path) -> None:

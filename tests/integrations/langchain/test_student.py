@@ -212,13 +212,19 @@ def test_copies_answer_the_same(model: StudentChatModel) -> None:
 # A release that changes
 
 
+def settle(model: StudentChatModel) -> None:
+    """Look at the ROOT now, and wait until what is current is served."""
+    assert model._source.root is not None
+    assert model._source.root.settle()
+
+
 def test_a_promotion_between_two_queries(root: Path) -> None:
-    """A watching model answers with the release that is current; name, cache key and fingerprint follow."""
-    model, still = StudentChatModel(root, tier="small", watch=True), StudentChatModel(root, tier="small")
-    model._source._watch._every_s = model._source._watch._due = 0.0  # type: ignore[union-attr]
+    """A model of a ROOT answers with the release that is current; name, cache key and fingerprint follow."""
+    model, still = StudentChatModel(root, tier="small"), StudentChatModel(root, tier="small", watch=False)
     before = model.invoke(QUERY)
     second = tiny_checkpoint(labels=("bad", "good"))
     write_release(root, "r2", small=second)
+    settle(model)
     after = model.invoke(QUERY)
     assert (before.content, after.content) == ("good", "bad")
     assert after.response_metadata["model_name"] == make_student(second).name == model._get_ls_params()["ls_model_name"]
@@ -229,7 +235,6 @@ def test_a_promotion_between_two_queries(root: Path) -> None:
 def test_promotions_under_load(root: Path) -> None:
     """Of many queries during promotions none is lost, and each has text and name of one release."""
     model = StudentChatModel(root, tier="small", watch=True)
-    model._source._watch._every_s = model._source._watch._due = 0.0  # type: ignore[union-attr]
     second = tiny_checkpoint(labels=("bad", "good"))
     second.save(root / "releases" / "r2" / "checkpoints" / "small")
     wanted = {make_student(tiny_checkpoint()).name: "good", make_student(second).name: "bad"}
@@ -238,10 +243,30 @@ def test_promotions_under_load(root: Path) -> None:
         for number in range(256):
             if number % 32 == 0:
                 promote(root, ("r1", "r2")[number // 32 % 2])
+                settle(model)
             pending.append(pool.submit(model.invoke, QUERY))
         found = [one.result() for one in pending]
     assert all(message.content == wanted[message.response_metadata["model_name"]] for message in found)
     assert {message.content for message in found} == {"good", "bad"}
+
+
+def test_a_student_per_task(root: Path) -> None:
+    """The configuration names the task, `task` is its default, and without a student for it the call says so."""
+    held = root / "releases" / "r3" / "checkpoints"
+    tiny_checkpoint().save(held / "small@mood")
+    tiny_checkpoint("multilabel").save(held / "small@topic")
+    promote(root, "r3")
+    model = StudentChatModel(root, tier="small", task="mood")
+    topic: Any = {"configurable": {"task": "topic/short"}}
+    assert (model.invoke(QUERY).content, model.invoke(QUERY, topic).content) == ("good", '["love"]')
+    assert "".join(chunk.text for chunk in model.stream(QUERY, topic)) == '["love"]'
+    assert model.with_config(topic).batch([QUERY])[0].content == '["love"]'
+    names = {model.invoke(QUERY, config).response_metadata["model_name"] for config in (None, topic)}
+    assert names == {f"routenlp-student/small@{model.fingerprint[:12]}"}
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):  # noqa: S301
+        assert other.invoke(QUERY, topic).content == '["love"]'
+    with pytest.raises(InputError, match="name one of: mood, topic"):
+        model.invoke(QUERY, {"configurable": {"task": "sum"}})
 
 
 # A tier of the router
