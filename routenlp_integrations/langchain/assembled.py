@@ -37,6 +37,7 @@ BUNDLE_VARIABLE = "ROUTENLP_BUNDLE"
 
 _LIMITS = {"breaker": Breaker, "budget": Budget, "sticky": Sticky}
 _LIMITED = Breaker | Budget | Sticky
+_OF_THE_LOG = frozenset({"ledger", "audits", "tiers", "timeout"})
 
 
 class AssembledChatModel(ConfiguredChatModel):
@@ -65,7 +66,8 @@ class AssembledChatModel(ConfiguredChatModel):
     ledger: Any = Field(default=None, repr=False, exclude=True)
     audits: Any = Field(default=None, repr=False, exclude=True)
 
-    model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
+    # What is wrong is said without quoting what was given: a ledger's URL holds a password.
+    model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
 
     _models: dict[str, TierModel] = PrivateAttr(default_factory=dict)
     _abilities: dict[str, Abilities] = PrivateAttr(default_factory=dict)
@@ -73,6 +75,11 @@ class AssembledChatModel(ConfiguredChatModel):
     _limits: Limits = PrivateAttr(default_factory=Limits)
     _sticky: Sticky | None = PrivateAttr(default=None)
     _log: RouteLog | None = PrivateAttr(default=None)
+
+    def __init__(self, *args: Any, **params: Any) -> None:
+        super().__init__(*args, **params)
+        # Here and not in a validator, which would wrap its errors.
+        self._open_log()
 
     @model_validator(mode="before")
     @classmethod
@@ -110,6 +117,8 @@ class AssembledChatModel(ConfiguredChatModel):
         super().__setattr__(name, value)
         try:
             self._assemble()
+            if name in _OF_THE_LOG:
+                self._open_log()
         except InputError:
             super().__setattr__(name, before)
             self._assemble()
@@ -120,6 +129,7 @@ class AssembledChatModel(ConfiguredChatModel):
         copied = super().model_copy(update=update, deep=deep)
         if update:
             copied._assemble()
+            copied._open_log()
         return copied
 
     def _assemble(self) -> None:
@@ -149,7 +159,6 @@ class AssembledChatModel(ConfiguredChatModel):
             name: abilities_of(tier, self.capabilities.get(name, {})) for name, tier in self._models.items()
         }
         self._told = {name: tier.identity for name, tier in self._models.items()}
-        self._open_log()
         if self.output_version is None and {tier.model.output_version for tier in self._models.values()} == {"v1"}:
             self.output_version = "v1"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from asyncio import CancelledError
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -340,7 +341,7 @@ class RoutingChatModel(AssembledChatModel):
                             for ready in screen.add(chunk):
                                 until_shown.lift()
                                 yield ready
-                except (GeneratorExit, asyncio.CancelledError):
+                except (GeneratorExit, CancelledError):
                     query.leave(step, screen.answer, LEFT)
                     raise
                 except Exception as error:

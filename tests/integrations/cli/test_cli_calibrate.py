@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bundles import TIERS
 
+from router_core import Router
 from router_core.bundle import Bundle
 
 Rows = list[dict[str, Any]]
@@ -140,3 +141,27 @@ def test_calibrate_refuses(
     assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
     assert told in said.err
     assert not (tmp_path / "b").exists()
+
+
+def test_how_long_certificates_are_used(
+    small_bundle: Path,
+    small_rows: Rows,
+    write_rows: Callable[[Path, Rows], Path],
+    tmp_path: Path,
+    run: Callable[..., Any],
+) -> None:
+    """Limits are kept in the bundle, obeyed by its router, told by inspect, and refused where they make no sense."""
+    file, out = write_rows(tmp_path / "fresh.jsonl", _fresh(small_rows)), tmp_path / "b"
+    words = ("calibrate", small_bundle, file, "--out", out)
+    assert run(*words, "--max-age-days", 30, "--max-decisions", 1).code == 0
+    said = " ".join(run("inspect", out).out.split())
+    assert "age: 30 days (20" in said
+    assert "decisions: 1 under one certificate" in said
+    router = Router.load(out)
+    assert [router.decide("hello", "mood").certificate is None for _ in range(2)] == [False, True]
+    assert "age:" not in run("inspect", small_bundle).out
+    assert "max_age_days" not in Bundle.load(small_bundle).settings
+    refused = run(*words, "--max-age-days", 0)
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    fitted = run("fit", write_rows(tmp_path / "r.jsonl", small_rows), "--out", tmp_path / "c", "--max-decisions", 0)
+    assert (fitted.code, len(fitted.err.splitlines())) == (2, 1)

@@ -11,6 +11,8 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -398,7 +400,7 @@ def test_columns_and_tables_of_others_are_left_alone(tmp_path: Path) -> None:
         ledger.append(accepted())
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
         connection.execute("ALTER TABLE routenlp_routes ADD COLUMN mood TEXT")
-        connection.execute("ALTER TABLE routenlp_attempts ADD COLUMN retries INTEGER")
+        connection.execute("ALTER TABLE routenlp_attempts ADD COLUMN temper INTEGER")
     connection.close()
     assert len(list(LedgerReader(url_of(tmp_path)).routes())) == 1
     with Ledger(url_of(tmp_path)) as ledger:
@@ -447,3 +449,28 @@ def test_parameters_are_checked(tmp_path: Path) -> None:
         Ledger(url_of(tmp_path), retention_days=0)
     with pytest.raises(InputError, match="queue"):
         Ledger(url_of(tmp_path), queue=0)
+
+
+def test_a_ledger_of_an_earlier_version(tmp_path: Path) -> None:
+    """It is read as it is; a writer adds the columns it lacks, and what is there stays."""
+    file = tmp_path / "ledger.db"
+    with Ledger(url_of(tmp_path)) as ledger:
+        ledger.append(accepted(), text="old")
+    for table, column in (("routes", "budget"), ("attempts", "retries")):
+        change(file, f"ALTER TABLE routenlp_{table} DROP COLUMN {column}")
+    (old,) = LedgerReader(url_of(tmp_path)).routes(hidden=True)
+    assert (old.budget, old.attempts[0].retries) == (None, None)
+    route = replace(accepted(), budget={"usd": 1.0, "per": "run", "spent_usd": 0.5, "stopped": False})
+    route = replace(route, attempts=tuple(replace(attempt, retries=2) for attempt in route.attempts))
+    with Ledger(url_of(tmp_path)) as ledger:
+        ledger.append(route, text="new")
+    first, second = LedgerReader(url_of(tmp_path)).routes()
+    assert first == replace(old, hidden=None)
+    assert (second.budget, second.attempts[0].retries) == (route.budget, 2)
+
+
+def change(file: Path, statement: str) -> None:
+    """Run one statement, without any of our code."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(statement)
+        connection.commit()

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -135,6 +136,27 @@ def test_routes_audits_and_feedback(url: str) -> None:
     assert first.certificate is not None
     assert second.attempts[0].signals == {"mean_logprob": -0.7}
     assert [told.text for told in second.feedback] == ["bad"]
+
+
+def test_a_ledger_of_an_earlier_version(url: str) -> None:
+    """What is missing is added when a writer opens it, by two at once too."""
+    from router_core.ledger.schema import open_ledger
+    from router_core.ledger.url import Address
+
+    open_ledger(Address(url), create=True).dispose()
+    with Address(url).engine().begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE routenlp_attempts DROP COLUMN retries")
+        connection.exec_driver_sql("ALTER TABLE routenlp_routes DROP COLUMN budget")
+    assert list(LedgerReader(url).routes()) == []
+    threads = [threading.Thread(target=open_ledger, args=(Address(url),), kwargs={"create": True}) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with Ledger(url) as ledger:
+        ledger.append(accepted(), text="a")
+    (row,) = LedgerReader(url).routes()
+    assert row.attempts[0].retries == 0
 
 
 def test_records_retention_and_import(url: str, tmp_path: Path) -> None:
