@@ -30,6 +30,7 @@ def test_the_langchain_page_runs(
 ) -> None:
     """Each snippet runs with scripted models for `small`, `medium` and `large`, and routes as the page says."""
     pytest.importorskip("langchain")
+    pytest.importorskip("sqlalchemy")
     from bundles import SURE, TIERS
     from scripted import ScriptedModel
 
@@ -41,5 +42,7 @@ def test_the_langchain_page_runs(
     exec(compile(snippets(page), str(page), "exec"), told)  # noqa: S102 - our own page
     assert told["route"]["tier"] in TIERS  # type: ignore[index]
     assert capsys.readouterr().out.strip(), "the stream printed nothing"
+    assert told["ledger"].close()  # type: ignore[attr-defined]
+    assert told["followed"].releases.get().bundle_id == told["route"]["bundle"]  # type: ignore[attr-defined, index]
     asked = told["with_tools"].invoke("What is the weather in Rome?", config={"configurable": {"task": "mood"}})  # type: ignore[attr-defined]
     assert asked.response_metadata["routenlp"]["tier"] == "large"
