@@ -140,17 +140,7 @@ class Router:
     def watch(root: str | Path, *, threads: int | None = None, validity: Validity | None = None) -> "RouterSource":
         """Follow a release ROOT: a source whose `get` gives every query the current release's router.
 
-        Parameters
-        ----------
-        root, threads, validity
-            As for `load`.
-
-        Raises
-        ------
-        InputError
-            When the folder is no ROOT.
-        BundleError
-            When it has no current release, or that cannot be loaded.
+        Parameters and errors are those of `load`; InputError when the folder is no ROOT.
         """
         from router_core.sources import RouterSource
 

@@ -5,46 +5,34 @@ import time
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from langchain_core.runnables.config import run_in_executor
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from routenlp_integrations.langchain.assembled import AssembledChatModel, loaded
-from routenlp_integrations.langchain.configured import CONVERSATION, RUN, TIER
-from routenlp_integrations.langchain.forms import form_of
-from routenlp_integrations.langchain.messages import human_id, turns, with_route
-from routenlp_integrations.langchain.planning import Plan, decoding_changes, plan, streamed_policy
-from routenlp_integrations.langchain.query import BROKEN, LEFT, Query
+from routenlp_integrations.langchain.assembled import loaded
+from routenlp_integrations.langchain.messages import with_route
+from routenlp_integrations.langchain.queried import QueriedChatModel
+from routenlp_integrations.langchain.query import BROKEN, LEFT
 from routenlp_integrations.langchain.streaming import Deadline, Screen, last_chunks, leaving
 from routenlp_integrations.langchain.structured import Method, Structure, structured
-from routenlp_integrations.langchain.task_config import TASK
-from routenlp_integrations.langchain.tiers import STRUCTURE, Call, TierModel
+from routenlp_integrations.langchain.tiers import STRUCTURE, TierModel
 from routenlp_integrations.langchain.tracing import Trace
-from router_core.cascade import match_tiers, walk
-from router_core.driving import Step, Steps, advance, aperform, break_off, perform, walking
+from router_core.cascade import match_tiers
+from router_core.driving import Step, advance, break_off, walking
 from router_core.errors import InputError
 from router_core.policy import CASCADE
-from router_core.route import Answer, Route
-from router_core.router import Router, estimate_tokens
-from router_core.sticky import conversation_key
 
 __all__ = ["RoutingChatModel"]
 
-T = TypeVar("T")
 
-_OURS = (TASK, TIER, CONVERSATION, RUN)
-
-
-class RoutingChatModel(AssembledChatModel):
+class RoutingChatModel(QueriedChatModel):
     """Sends every query to the cheapest model that was shown, at a named risk, to answer as well as the last one.
 
     Make it with `from_bundle`. `invoke` and `batch` follow the bundle's ``cascade`` policy: a cheap tier answers,
@@ -160,90 +148,6 @@ class RoutingChatModel(AssembledChatModel):
         return cls(**routed, tiers=tiers, **params)
 
     # One query
-
-    def _begin(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], policy: str | None
-    ) -> Query:
-        """Plan a query; without a policy, by that of streams."""
-        router, log = self.current, self._log
-        decision = None if log is None else log.begin()
-        if policy is None:
-            policy = streamed_policy(router, self.stream_policy, kwargs.get(TASK) or self.task)
-        made = self._plan(router, messages, stop, kwargs, policy)
-        return Query(router, made, log, decision, kwargs.get(CONVERSATION))
-
-    def _plan(
-        self,
-        router: Router,
-        messages: list[BaseMessage],
-        stop: list[str] | None,
-        kwargs: Mapping[str, Any],
-        policy: str,
-    ) -> Plan:
-        params = {name: value for name, value in kwargs.items() if name not in _OURS}
-        for name in ("temperature", "max_tokens"):
-            if getattr(self, name) is not None:
-                params.setdefault(name, getattr(self, name))
-        task = kwargs.get(TASK) or self.task
-        pins = {tier.name: tier.model for tier in router.portfolio.tiers}
-        stopped = (self.stop or None) if stop is None else stop
-        call = Call(messages, stopped, params, form_of(params), router.scopes.named(task), pins)
-        made = plan(
-            router,
-            call,
-            policy,
-            task=task,
-            tier=kwargs.get(TIER),
-            uncalibrated=self.uncalibrated,
-            abilities=self._abilities,
-            changed=decoding_changes(kwargs, {"temperature": self.temperature, "max_tokens": self.max_tokens}),
-        )
-        conversation = kwargs.get(CONVERSATION)
-        if self._sticky is not None:
-            key = conversation_key(turns(messages), conversation)
-            made = replace(made, start=self._sticky.start(router, made.start, key), key=key)
-        if self.budget is not None:
-            tokens = sum(estimate_tokens(str(message.text)) for message in messages)
-            run = conversation or human_id(messages) or kwargs.get(RUN)
-            made = replace(made, run=run, prompt_tokens=tokens)
-        return made
-
-    async def _aside(self, query: Query | None, work: Callable[..., T], *given: Any) -> T:
-        """Do what may take milliseconds off the event loop, and what takes less than the way to a thread here."""
-        if (self.current if query is None else query.router).quick:
-            return work(*given)
-        return await run_in_executor(None, work, *given)
-
-    def _walk(self, query: Query) -> Steps:
-        made = query.plan
-        return walk(
-            query.router,
-            made.start,
-            self.on_failure,
-            self.on_reference_failure,
-            limits=self._limits,
-            able=made.able,
-            run=made.run,
-            prompt_tokens=made.prompt_tokens,
-        )
-
-    def _ask(
-        self, query: Query, step: Step, run: CallbackManagerForLLMRun | None, trace: Trace | None
-    ) -> Answer | Exception:
-        tier, call = self._models[step], query.plan.call
-        # Tokens of an answer that may be rejected must not reach the caller's callbacks.
-        return query.heard(step, perform(step, lambda: tier.ask(call, run if step.final else None, trace)))
-
-    async def _aask(
-        self, query: Query, step: Step, run: AsyncCallbackManagerForLLMRun | None, trace: Trace | None
-    ) -> Answer | Exception:
-        tier, call = self._models[step], query.plan.call
-        return query.heard(step, await aperform(step, lambda: tier.aask(call, run if step.final else None, trace)))
-
-    def _finish(self, query: Query, route: Route) -> Route:
-        if self._sticky is not None and query.plan.key is not None:
-            self._sticky.served(query.plan.key, route.tier)
-        return query.finish(route)
 
     def _generate(
         self,

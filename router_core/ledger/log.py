@@ -24,6 +24,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from router_core.errors import InputError
@@ -99,7 +100,8 @@ class Ledger:
         self._address = Address(url)
         self.store_text = store_text
         self._redact = redact
-        self._given = url, store_text, redact, retention_days, queue
+        self._given: dict[str, Any] = {"url": url, "store_text": store_text, "redact": redact}
+        self._given |= {"retention_days": retention_days, "queue": queue}
         self._retention_s = None if retention_days is None else retention_days * _DAY_S
         self._retired_at = -math.inf
         self._unredacted = 0
@@ -110,7 +112,7 @@ class Ledger:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickle holds the URL, password included, and the settings; reading it opens the ledger again."""
-        return _reopened, self._given
+        return partial(Ledger, **self._given), ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ledger:
         return self
@@ -165,18 +167,9 @@ class Ledger:
         """
         name = id or (audit.id if audit is not None else new_id())
         try:
-            entry = self._entry(
-                name,
-                route,
-                text,
-                answers,
-                models,
-                reference,
-                conversation,
-                hidden,
-                audit,
-                time.time() if at is None else at,
-            )
+            moment = time.time() if at is None else at
+            given = text, answers, models, reference, conversation, hidden, audit
+            entry = self._entry(name, route, *given, moment)
         except Exception as error:
             # An answer that is unlike any other must not cost the user the answer.
             self._unfit = type(error).__name__
@@ -307,37 +300,12 @@ class Ledger:
         retries: int = 0,
     ) -> AttemptEntry:
         """An attempt as it is stored: without its answer's raw object, and without texts unless they are kept."""
+        told = tier, model_name, confidence, accepted, cost_usd
         if answer is None:
-            return AttemptEntry(
-                tier,
-                model_name,
-                confidence,
-                accepted,
-                cost_usd,
-                None,
-                None,
-                latency_ms,
-                reason,
-                False,
-                None,
-                {},
-                retries,
-            )
-        return AttemptEntry(
-            tier,
-            model_name,
-            confidence,
-            accepted,
-            cost_usd,
-            answer.prompt_tokens,
-            answer.completion_tokens,
-            latency_ms,
-            reason,
-            True,
-            self.kept(answer.text),
-            dict(answer.signals) if answer.signals else {},
-            retries,
-        )
+            return AttemptEntry(*told, None, None, latency_ms, reason, False, None, {}, retries)
+        tokens = answer.prompt_tokens, answer.completion_tokens
+        signals = dict(answer.signals) if answer.signals else {}
+        return AttemptEntry(*told, *tokens, latency_ms, reason, True, self.kept(answer.text), signals, retries)
 
     def kept(self, text: str | None) -> str | None:
         """What is kept of a text: all, what redaction leaves, or nothing."""
@@ -408,10 +376,3 @@ class Ledger:
         if self._retention_s is not None and time.monotonic() - self._retired_at >= _RETIRE_EVERY_S:
             self._retired_at = time.monotonic()
             self._store.retire(time.time() - self._retention_s)
-
-
-def _reopened(
-    url: str, store_text: bool, redact: Callable[[str], str] | None, retention_days: float | None, queue: int
-) -> Ledger:
-    """Inverse of `Ledger.__reduce__`."""
-    return Ledger(url, store_text=store_text, redact=redact, retention_days=retention_days, queue=queue)

@@ -229,7 +229,7 @@ def test_an_auditor_of_the_applications(make: Make, ledger: Ledger, easy: str) -
     assert asked[0][0].content == easy
     assert [told.value for told in kept(ledger)[0].feedback] == [1.0]
     with pytest.raises(InputError, match="another ledger"):
-        make(audits=auditor, ledger=Ledger(ledger._given[0]))
+        make(audits=auditor, ledger=Ledger(ledger._given["url"]))
 
 
 def test_what_is_no_ledger(make: Make) -> None:

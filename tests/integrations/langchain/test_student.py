@@ -130,13 +130,13 @@ def test_batch_is_invoke(model: StudentChatModel) -> None:
 async def test_the_event_loop_is_not_blocked(model: StudentChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked asynchronously, the student works on another thread."""
     seen: set[int] = set()
-    real = type(model._source.get())._answer
+    real = type(model._source.get().student())._answer
 
     def spied(self: Any, text: str) -> Any:
         seen.add(threading.get_ident())
         return real(self, text)
 
-    monkeypatch.setattr(type(model._source.get()), "_answer", spied)
+    monkeypatch.setattr(type(model._source.get().student()), "_answer", spied)
     for how in ("ainvoke", "astream"):
         await ask(model, how, QUERY)
     assert seen
