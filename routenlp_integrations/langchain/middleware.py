@@ -1,10 +1,11 @@
 """`RoutingMiddleware`: the tier of each model call of a LangChain agent is chosen by a router."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
@@ -18,6 +19,8 @@ from routenlp_integrations.langchain.capabilities import abilities_of, lacking
 from routenlp_integrations.langchain.messages import answer_of, human_id, turns, with_route
 from routenlp_integrations.langchain.planning import checked, content_departure, form_departure, unless_lapsed
 from routenlp_integrations.langchain.run_config import task_and_tier, thread
+from routenlp_integrations.langchain.student import FINGERPRINT, StudentChatModel
+from routenlp_integrations.langchain.task_config import TASK
 from routenlp_integrations.langchain.tiers import STRUCTURE, Call, TierModel
 from router_core.breaker import Breaker
 from router_core.budget import Budget
@@ -26,9 +29,11 @@ from router_core.driving import Step, Steps, advance, aperform, perform, walking
 from router_core.errors import InputError, TierError
 from router_core.limits import Limits
 from router_core.policy import ROUTE_ONLY
+from router_core.release import is_root
 from router_core.retries import RetryPolicy
 from router_core.route_text import route_text
 from router_core.router import Router, Start, estimate_tokens
+from router_core.sources import RouterSource
 
 __all__ = ["RoutingMiddleware"]
 
@@ -64,7 +69,8 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     Parameters
     ----------
     router
-        A loaded router, or the folder of a bundle.
+        A loaded router, the folder of a bundle, or a release ROOT or `RouterSource`, of which every model call takes
+        the current release's router once.
     tiers
         For every tier of the portfolio a chat model, one with arguments bound to it, or a name that
         `init_chat_model` takes.
@@ -104,7 +110,7 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     def __init__(
         self,
-        router: Router | str | Path,
+        router: Router | RouterSource | str | Path,
         tiers: Mapping[str, Any],
         *,
         task: str | None = None,
@@ -122,7 +128,9 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         if uncalibrated not in get_args(Uncalibrated):
             msg = f"uncalibrated = {uncalibrated!r} is unknown; use 'route' or 'reference'"
             raise InputError(msg)
-        self.router = router if isinstance(router, Router) else Router.load(router)
+        if not isinstance(router, Router | RouterSource):
+            router = Router.watch(router) if is_root(Path(router)) else Router.load(router)
+        self._source = router
         self.task = task
         self.sticky = sticky
         self.uncalibrated = uncalibrated
@@ -133,31 +141,45 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self._models = {name: _tier(name, tiers[name]) for name in self._names}
         self._abilities = {name: abilities_of(tier, {}) for name, tier in self._models.items()}
 
+    @property
+    def router(self) -> Router:
+        """The router that the next model call takes."""
+        return self._source if isinstance(self._source, Router) else self._source.get()
+
+    def _pinned(self) -> Self:
+        """The same with one router, which a call keeps from start to end."""
+        if isinstance(self._source, Router):
+            return self
+        pinned = copy(self)
+        pinned._source = router = self._source.get()
+        pinned._names = router.portfolio.names
+        return pinned
+
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
         """Call the model on the tier chosen, or on the reference tier where that fails."""
-        sent = _sent(request)
+        sent, here = _sent(request), self._pinned()
         responses: dict[str, ModelResponse[Any]] = {}
-        with walking(self._walk(request, sent)) as steps:
+        with walking(here._walk(request, sent)) as steps:
             step = _advance(steps)
             while isinstance(step, Step):
-                reply = perform(step, partial(handler, self._at(step, request)))
-                step = _advance(steps, self._heard(step, reply, sent, responses))
-        return self._told(step, responses)
+                reply = perform(step, partial(handler, here._at(step, request)))
+                step = _advance(steps, here._heard(step, reply, sent, responses))
+        return here._told(step, responses)
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """Call the model on the tier chosen, without blocking the event loop while it is chosen."""
-        sent = _sent(request)
+        sent, here = _sent(request), self._pinned()
         responses: dict[str, ModelResponse[Any]] = {}
-        with walking(await run_in_executor(None, self._walk, request, sent)) as steps:
+        with walking(await run_in_executor(None, here._walk, request, sent)) as steps:
             step = _advance(steps)
             while isinstance(step, Step):
-                reply = await aperform(step, partial(handler, self._at(step, request)))
-                step = _advance(steps, self._heard(step, reply, sent, responses))
-        return self._told(step, responses)
+                reply = await aperform(step, partial(handler, here._at(step, request)))
+                step = _advance(steps, here._heard(step, reply, sent, responses))
+        return here._told(step, responses)
 
     def _walk(self, request: ModelRequest[Any], sent: list[BaseMessage]) -> Steps:
         lacks = lacking(_needed(request, sent), self._abilities)
@@ -212,7 +234,12 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     def _at(self, name: str, request: ModelRequest[Any]) -> ModelRequest[Any]:
         """The same request to another model; what is bound to the tier gives way to the request's own settings."""
         tier = self._models[name]
-        return request.override(model=tier.model, model_settings={**tier.bound, **request.model_settings})
+        settings = {**tier.bound, **request.model_settings}
+        if isinstance(tier.model, StudentChatModel):
+            declared = self.router.portfolio.tiers[self.router.portfolio.index(name)].model
+            task = self.router.scopes.named(task_and_tier()[0] or self.task)
+            settings |= {TASK: task, FINGERPRINT: declared}
+        return request.override(model=tier.model, model_settings=settings)
 
     def _heard(
         self,

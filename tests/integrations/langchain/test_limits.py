@@ -19,7 +19,7 @@ from langchain_core.messages import HumanMessage
 from routers import Clock, ProviderError
 from scripted import EVERY, STREAMS, Make, ScriptedModel, ask, route_of
 
-from routenlp_integrations.langchain import RoutingChatModel, chat_model, streaming
+from routenlp_integrations.langchain import RoutingChatModel, chat_model, queried, streaming
 from router_core import Breaker, Budget
 from router_core.driving import aperform, perform
 from router_core.errors import TierError
@@ -35,8 +35,8 @@ WITH = {"configurable": {"thread_id": "a"}}
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Waits of the chat model pass on this clock."""
     clock = Clock()
-    monkeypatch.setattr(chat_model, "perform", partial(perform, sleep=clock.sleep))
-    monkeypatch.setattr(chat_model, "aperform", partial(aperform, sleep=clock.asleep))
+    monkeypatch.setattr(queried, "perform", partial(perform, sleep=clock.sleep))
+    monkeypatch.setattr(queried, "aperform", partial(aperform, sleep=clock.asleep))
     monkeypatch.setattr(chat_model, "time", SimpleNamespace(sleep=clock.sleep))
     monkeypatch.setattr(chat_model, "asyncio", SimpleNamespace(sleep=clock.asleep))
     return clock

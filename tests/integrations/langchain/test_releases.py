@@ -306,3 +306,21 @@ def test_what_cannot_be_watched(small_bundle: Path, root: Path) -> None:
     source = Router.watch(root)
     assert source.get() is Router.watch(root).get() is copy.deepcopy(source).get()
     assert pickle.loads(pickle.dumps(source)).get().bundle_id == source.get().bundle_id  # noqa: S301
+
+
+def test_an_agents_middleware_follows(root: Path) -> None:
+    """Each model call of an agent is the current release's, router and student alike."""
+    agents = pytest.importorskip("langchain.agents")
+    from routenlp_integrations.langchain import RoutingMiddleware
+
+    tiers = {"small": StudentChatModel(root, tier="small")}
+    tiers |= {name: ScriptedModel(model_name=f"{name}-1") for name in ("medium", "large")}
+    middleware = RoutingMiddleware(root, tiers)
+    agent = agents.create_agent(tiers["large"], middleware=[middleware])
+    found = []
+    for name in ("r0001", "r0002"):
+        moved(root, name)
+        found.append(agent.invoke({"messages": [("human", QUERY)]}, AT_SMALL)["messages"][-1])
+    assert [message.content for message in found] == ["good", "bad"]
+    assert not mixed(root, found)
+    assert middleware.router.lapses.lapsed == ()
