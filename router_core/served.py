@@ -110,16 +110,16 @@ class ServedRoot:
 
     def settle(self, timeout: float = 30.0) -> bool:
         """Look now, and wait until what is current is served or refused; False when it took longer."""
-        self._follow()
+        self._follow(wait=True)
         thread = self._thread
         if thread is not None:
             thread.join(timeout)
         return thread is None or not thread.is_alive()
 
-    def _follow(self) -> None:
-        """Have the current release loaded in the background; returns at once."""
+    def _follow(self, *, wait: bool = False) -> None:
+        """Have the current release loaded in the background; returns at once, unless told to wait for the lock."""
         self._due = time.monotonic() + 1.0  # until one of us has seen to it
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(blocking=wait):
             return
         try:
             self._due = math.inf
@@ -150,7 +150,9 @@ class ServedRoot:
 
     def _switch(self, release: Release) -> None:
         new, old = _Served(release), self._now
-        for source in list(self._sources):
+        with self._lock:
+            sources = list(self._sources)
+        for source in sources:
             self._make(new, source, old)
         with self._lock:
             for source in list(self._sources):
