@@ -167,9 +167,7 @@ class Comparison:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
         tasks = {task: Compared.from_json(found) for task, found in data["tasks"].items()}
-        return cls(
-            data["incumbent"], data["calib_sha256"], data["level"], Compared.from_json(data["overall"]), tasks
-        )
+        return cls(data["incumbent"], data["calib_sha256"], data["level"], Compared.from_json(data["overall"]), tasks)
 
 
 def compare(
