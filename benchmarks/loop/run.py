@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/loop/run.py [--queries 5000] [--out benchmarks/loop/results.json]
 
-CS Intent of ../shared/data/tasks: the student starts with 5 examples a label, the reference is the human annotation at a
+CS Intent of ../shared/data/tasks: the student starts with 385 examples, the reference is the human annotation at a
 nominal price, and the first train queries stream through the release. What is measured is the round, not the stream.
 """
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from exporters.loop import LoopOptions, RoundReport
     from router_core.records import Records
 
-__all__ = ["loop", "rollback"]
+__all__ = ["loop", "need_loop", "rollback", "show_round"]
 
 _TOLD = "plan.json"
 _PACKAGES = ("torch", "transformers", "onnx", "filelock")
@@ -47,7 +47,7 @@ def start(
 ) -> None:
     """Cut calib into folds, make the first students, certify and promote the first release."""
     check_target(json_file, "--json")
-    _need()
+    need_loop()
     from exporters.loop import start as begin
     from exporters.loop.files import write_json as write
     from exporters.loop.plan import options_of, read_plan
@@ -88,7 +88,7 @@ def one_round(
 ) -> None:
     """Run the next round, or finish one that was cut short; promote its release if every check of the gate passes."""
     check_target(json_file, "--json")
-    _need()
+    need_loop()
     from exporters.loop import run_round
     from exporters.loop.plan import with_budget
     from routenlp_integrations.cli.teacher import live_teacher
@@ -191,7 +191,8 @@ def _checkpoint(given: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def _need() -> None:
+def need_loop() -> None:
+    """Refuse early where a package that the loop needs is not installed."""
     from importlib.util import find_spec
 
     need_fit("run the loop")
