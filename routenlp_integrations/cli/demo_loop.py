@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["demo_loop"]
 
-_TASK, _TIERS, _MARK = "intent", ("student", "panel"), "loop-demo.json"
-_SEED_PAIRS, _ALPHA = 16, 0.1
+_TASKS, _TIERS, _MARK = ("intent", "sentiment"), ("student", "panel"), "loop-demo.json"
+_SEED_PAIRS, _ALPHA, _STUDENT_SHARE = 16, 0.15, 0.6
 
 
 def demo_loop(data: Path, out: Path, json_file: Path | None) -> None:
-    """Start a loop on the demo's intents, run a round, and plant a student that learned shuffled labels.
+    """Start a loop on the demo's labelled tasks, run a round, and plant a student that learned shuffled labels.
 
     Parameters
     ----------
@@ -63,8 +63,8 @@ def demo_loop(data: Path, out: Path, json_file: Path | None) -> None:
         _stream(root, url, records)
         last = run_round(root, ledger=url, records=records, options=options, progress=progress, distil=_shuffled)
     screen.print(
-        f"before: a student taught {_SEED_PAIRS} intents, certified at a joint risk of {_ALPHA:g}; then one round on what "
-        "it left to the reference",
+        f"before: students taught {_SEED_PAIRS} queries each, certified at joint risk {_ALPHA:g}; then one round on "
+        "what they left to the reference",
         style="bold",
         soft_wrap=True,
     )
@@ -79,8 +79,8 @@ def demo_loop(data: Path, out: Path, json_file: Path | None) -> None:
 
 
 def _records(found: Records) -> Records:
-    """The intents; what the recorded student answered is left to the one that is distilled."""
-    mine = found.take([i for i, task in enumerate(found.task) if task == _TASK])
+    """The tasks with labels; what the recorded student answered is left to the one that is distilled."""
+    mine = found.take([i for i, task in enumerate(found.task) if task in _TASKS])
     return mine.for_models(_TIERS)
 
 
@@ -89,9 +89,17 @@ def _options(portfolio: Portfolio) -> LoopOptions:
     from exporters.students import EncoderOptions
     from router_core.fitting import FitSettings
 
-    options = EncoderOptions(max_tokens=64, layers=(0, 1, 2))
+    options = EncoderOptions(max_tokens=64)
     plan = TaskPlan("classifier", options, grade="exact", seed_pairs=_SEED_PAIRS)
-    return LoopOptions(portfolio, _TIERS[0], {_TASK: plan}, settings=FitSettings(_ALPHA), folds=3, least=8)
+    return LoopOptions(
+        portfolio,
+        _TIERS[0],
+        dict.fromkeys(_TASKS, plan),
+        settings=FitSettings(_ALPHA),
+        folds=3,
+        least=8,
+        student_share=_STUDENT_SHARE,
+    )
 
 
 def _shuffled(kind: str, pairs: Any, options: Any, **more: Any) -> Any:
@@ -117,7 +125,7 @@ def _stream(root: Path, url: str, records: Records) -> None:
     said: dict[str, Answer] = {}
 
     def student(prompt: str) -> Answer:
-        found = students.answer(prompt, _TASK)
+        found = students.answer(prompt, records.task[row[prompt]])
         return Answer(found.text, found.prompt_tokens, found.completion_tokens, signals=dict(found.signals))
 
     def panel(prompt: str) -> Answer:
@@ -139,9 +147,9 @@ def _stream(root: Path, url: str, records: Records) -> None:
     }
     cascade = Cascade(Router.load(root), tiers)
     with Ledger(url, store_text=True) as ledger:
-        for prompt, split in zip(records.prompt, records.split, strict=True):
+        for prompt, task, split in zip(records.prompt, records.task, records.split, strict=True):
             if split == "train":
                 said.clear()
-                route = cascade.run(prompt, task=_TASK)
+                route = cascade.run(prompt, task=task)
                 ledger.append(route, text=prompt, answers=dict(said), reference=_TIERS[1])
         ledger.flush()
