@@ -137,7 +137,13 @@ class LedgerReader:
             raise InputError(f"{self.address.shown}: cannot be read ({what_went_wrong(error)})") from None
 
     def routes(
-        self, since: Moment = None, until: Moment = None, *, learnable: bool = False, hidden: bool = False
+        self,
+        since: Moment = None,
+        until: Moment = None,
+        *,
+        learnable: bool = False,
+        served_by: Sequence[str] = (),
+        hidden: bool = False,
     ) -> Iterator[LoggedRoute]:
         """Every route with ``since <= at < until``, oldest first.
 
@@ -149,7 +155,9 @@ class LedgerReader:
         since, until
             Bounds in time; None is no bound.
         learnable
-            Only routes that were chosen for an audit or escalated: those with a reference answer.
+            Only routes that were chosen for an audit or escalated: those with a reference answer beside a cheap one.
+        served_by
+            With `learnable`: those too that one of these tiers served.
         hidden
             Read the hidden vectors too.
         """
@@ -163,7 +171,7 @@ class LedgerReader:
         query = sa.select(*(column for column in table.columns if column not in skipped))
         query = query.order_by(table.c.at, table.c.id).limit(_PAGE)
         if learnable:
-            query = query.where(sa.or_(table.c.audited, table.c.escalated))
+            query = query.where(sa.or_(table.c.audited, table.c.escalated, table.c.tier.in_(served_by)))
         for bound, operator in ((seconds(since), table.c.at.__ge__), (seconds(until), table.c.at.__lt__)):
             if bound is not None:
                 query = query.where(operator(bound))
