@@ -172,7 +172,7 @@ def _quality_against_cost(axes: Any, title: str, told: Mapping[str, Any], *, lar
         mine = line == "routenlp"
         look = looks.get(line if mine else f"{line}{_RIVAL}")
         if known and look is not None:
-            width, alpha = (1.6, 0.75) if mine else (0.9, 0.4)
+            width, alpha = (1.6, 0.75) if mine else (0.9, 0.55)
             axes.plot(*zip(*known, strict=True), color=look.colour, lw=width, alpha=alpha, zorder=1 + mine)
     ours = policies["routenlp"]
     if ours["cost_ratio_ci"] is not None and ours["quality_ratio_ci"] is not None:
