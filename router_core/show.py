@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Report",
+    "Share",
     "Table",
     "bundle_html",
     "certificate_html",
@@ -29,7 +30,6 @@ __all__ = [
     "evaluation_html",
     "route_html",
     "section",
-    "share_bar",
     "table",
     "usd",
 ]
@@ -48,12 +48,22 @@ class _Html(str):
     __slots__ = ()
 
 
+class Share(float):
+    """A share of 1, which a table shows as percent with a bar beside it, in the colour of the text."""
+
+    __slots__ = ()
+
+
 class Table(list[Mapping[str, Any]]):
     """Rows that show themselves as a table; a list of mappings with the same keys in every other way."""
 
     def _repr_html_(self) -> str:
         heads = list(dict.fromkeys(key for row in self for key in row))
         return table(heads, [[row.get(key) for key in heads] for row in self])
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        told = [", ".join(f"{key}: {_plain(value)}" for key, value in row.items()) for row in self]
+        printer.text("\n".join(told) or "no rows")
 
 
 class Report(dict[str, Any]):
@@ -94,11 +104,8 @@ def section(title: str, *parts: str, notes: Sequence[str] = ()) -> str:
     return _Html(f'<div style="{_FRAME}"><div style="font-weight:600">{_text(title)}</div>{inside}{told}</div>')
 
 
-def share_bar(share: float | None) -> str | None:
-    """A share of 1 as a number with a bar beside it, in the colour of the text; None stays None."""
-    if share is None or not math.isfinite(share):
-        return None
-    width = _BAR_EM * min(max(share, 0.0), 1.0)
+def _bar(share: float) -> str:
+    width = _BAR_EM * min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
     bar = f"display:inline-block;height:.6em;width:{width:.2f}em;background:currentColor;opacity:.45"
     return _Html(f'<span style="{bar}"></span>&nbsp;{_percent(share)}')
 
@@ -138,7 +145,7 @@ def route_html(route: Route) -> str:
 
 def decision_html(decision: Decision) -> str:
     """Where a query starts, and what the router thinks of every tier."""
-    rows = [[name, share_bar(p), "start" if name == decision.tier else ""]
+    rows = [[name, Share(p), "start" if name == decision.tier else ""]
             for name, p in decision.pass_probability.items()]  # fmt: skip
     parts = [table(("tier", "probability of passing", ""), rows)] if rows else []
     claim = "No certificate covers this decision." if decision.certificate is None else _claim(decision.certificate)
@@ -185,7 +192,7 @@ def evaluation_html(report: Mapping[str, Any]) -> str:
             name,
             _interval(told["quality_ratio"], told["quality_ratio_ci"]),
             _interval(told["cost_ratio"], told["cost_ratio_ci"]),
-            share_bar(told["cost_ratio"]),
+            None if told["cost_ratio"] is None else Share(told["cost_ratio"]),
             _interval(told["joint_risk"], told["joint_risk_ci"]),
         ]
         for name, told in report["overall"]["policies"].items()
@@ -248,11 +255,19 @@ def _numeric(value: Any) -> bool:
     )
 
 
+def _plain(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, Share):
+        return _percent(value)
+    return f"{value:,.6g}" if isinstance(value, float) else str(value)
+
+
 def _text(value: Any, longest: int = _LONGEST) -> str:
     """A value as escaped HTML, cut where it is long."""
     if isinstance(value, _Html):
         return value
-    if value is None:
-        return "–"
-    told = f"{value:,.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, Share):
+        return _bar(value)
+    told = _plain(value)
     return escape(told if len(told) <= longest else f"{told[: longest - 1]}…")

@@ -1,4 +1,4 @@
-"""Objects that show themselves: escaped, without a script, without anything from outside, without colours of their own."""
+"""Objects that show themselves: escaped, without a script, nothing from outside, no colours of their own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from router_core import Answer, Attempt, InputError, Route, Router
 from router_core.bundle import Bundle
 from router_core.evaluation import evaluate
-from router_core.show import Report, Table, section, share_bar, table, usd
+from router_core.show import Report, Share, Table, section, table, usd
 
 TAGS = {"div", "span", "table", "thead", "tbody", "tr", "th", "td"}
 HOSTILE = "<script>alert(1)</script><img src=x onerror='a'>\"'&</td></table><a href=http://x>"
@@ -113,6 +113,5 @@ def test_a_route_comes_back_from_its_json() -> None:
 def test_numbers_read_as_a_person_writes_them() -> None:
     """Dollars keep three figures whatever their size; a share has a bar no longer than the whole."""
     assert [usd(v) for v in (None, 0.0, 12.5, 0.00016, 1.6e-7)] == [None, "$0", "$12.50", "$0.000160", "$0.000000160"]
-    assert share_bar(None) is None
-    assert "width:5.00em" in str(share_bar(1.7))
-    assert read(str(share_bar(0.25))).endswith("25.0 %")
+    assert "width:5.00em" in table(["a"], [[Share(1.7)]])
+    assert read(table(["a"], [[Share(0.25)], [None], [0.25]])).endswith("25.0 %–0.25")
