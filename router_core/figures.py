@@ -31,8 +31,8 @@ _NOTEBOOK_DPI = 100
 
 
 @contextmanager
-def styled(**extra: Any) -> Iterator[None]:
-    """Draw within this style; `extra` are further matplotlib settings with ``_`` for the dot.
+def styled() -> Iterator[None]:
+    """Draw within this style.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def styled(**extra: Any) -> Iterator[None]:
         from matplotlib import rc_context
     except ImportError:
         raise MissingExtraError("fit", "draw a picture") from None
-    style: dict[str, Any] = {
+    style: Any = {
         "svg.hashsalt": "routenlp",
         "font.size": 9,
         "axes.titlesize": 9.5,
@@ -58,7 +58,6 @@ def styled(**extra: Any) -> Iterator[None]:
     }
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
     style |= dict.fromkeys(inked, INK)
-    style |= {name.replace("_", ".", 1): value for name, value in extra.items()}
     with rc_context(style):
         yield
 

@@ -103,6 +103,10 @@ class Route:
     def _repr_html_(self) -> str:
         return route_html(self)
 
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        asked = " -> ".join(attempt.tier for attempt in self.attempts)
+        printer.text(f"Route to {self.tier} ({asked}), {self.cost_usd:.6g} US dollars: {self.reason}")
+
     @classmethod
     def from_json(cls, told: Mapping[str, Any], text: str = "") -> Self:
         """A route from `to_json`, or from what a framework's answer carries under ``"routenlp"``.

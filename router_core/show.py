@@ -140,7 +140,8 @@ def route_html(route: Route) -> str:
     claim = "No certificate covers this answer." if shown is None else _claim(shown)
     task = "no task named" if route.task is None else f"task {route.task}"
     title = f"Served by {route.tier}: {usd(route.cost_usd)} for {_count(len(route.attempts), 'attempt')}, {task}"
-    return section(title, *parts, notes=(route.reason, claim))
+    last = route.attempts[-1].reason if route.attempts else ""
+    return section(title, *parts, notes=[*([route.reason] if route.reason != last else []), claim])
 
 
 def decision_html(decision: Decision) -> str:

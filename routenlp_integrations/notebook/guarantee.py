@@ -67,7 +67,7 @@ def _certified(told: Calibration, alpha: float, delta: float) -> Steps:
 
 
 def _last(passes: NDArray[np.bool_]) -> Steps:
-    return np.logical_and.accumulate(passes, axis=1).sum(axis=1) - 1
+    return np.asarray(np.logical_and.accumulate(passes, axis=1).sum(axis=1) - 1, np.int64)
 
 
 RULES: dict[str, Callable[[Calibration, float, float], Steps]] = {

@@ -16,6 +16,7 @@ from router_core.show import Share, Table, usd
 __all__ = ["by_tier", "picture_routes", "picture_street"]
 
 _LONGEST = 120
+"""Characters of a name or reason on a picture."""
 
 
 def by_tier(routes: Sequence[Route], reference_usd: Sequence[float], tiers: Sequence[str]) -> Table:

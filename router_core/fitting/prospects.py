@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from router_core.claim import check_levels
 from router_core.figures import INK, PALETTE, Picture, new_figure, picture_of, styled, tidy
 from router_core.fitting.candidates import Goal, choose_path
 from router_core.fitting.choice import choose_encoder
@@ -99,8 +100,8 @@ def prospects(
     *,
     tiers: Sequence[str] | None = None,
     settings: FitSettings | None = None,
-    alphas: Sequence[float] = (0.02, 0.05, 0.1, 0.15),
-    times: Sequence[float] = (0.5, 2.0, 4.0),
+    alphas: Sequence[float] = (0.02, 0.05, 0.1),
+    times: Sequence[float] = (0.5, 4.0),
     progress: Progress | None = None,
 ) -> Prospects:
     """Fit a router with the static encoder, and say what each alpha would be expected to buy.
@@ -126,6 +127,8 @@ def prospects(
         When records or settings are wrong.
     """
     settings = settings or FitSettings()
+    for alpha in alphas:
+        check_levels(alpha, settings.delta)
     if not isinstance(records, Records):
         records = read_records(records)
     prepared = prepare(records)
