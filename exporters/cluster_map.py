@@ -94,7 +94,7 @@ def _panel(axes: Any, task: str, clusters: Clusters) -> None:
         at = place[number == one.number]
         colour = _COLOURS[(one.number - 1) % len(_COLOURS)]
         label = f"{one.number}: {', '.join(one.keywords[:3]) or 'no text'} ({one.size:,} x {one.gap:.2f})"
-        axes.scatter(at[:, 0], at[:, 1], s=size, color=colour, alpha=0.55, linewidths=0, label=label)
+        axes.scatter(at[:, 0], at[:, 1], s=size, color=colour, alpha=0.7, linewidths=0, label=label)
     for one in own:
         x, y = place[number == one.number].mean(axis=0)
         axes.text(
@@ -111,6 +111,6 @@ def _panel(axes: Any, task: str, clusters: Clusters) -> None:
     axes.tick_params(labelsize=7)
     tidy(axes)
     axes.legend(
-        fontsize=7, title="cluster: keywords (size x mean gap)", title_fontsize=7, loc="upper left",
+        fontsize=7, markerscale=2, title="cluster: keywords (size x mean gap)", title_fontsize=7, loc="upper left",
         bbox_to_anchor=(0, -0.13), ncols=2, alignment="left", handletextpad=0.2,
     )  # fmt: skip

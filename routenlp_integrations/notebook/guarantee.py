@@ -18,7 +18,7 @@ from router_core.alarms import Alarm, Detector
 from router_core.certificate import allowed_bad, crc_allowed, fixed_sequence, selective_p_values, walk
 from router_core.show import Share, Table
 
-__all__ = ["RULES", "Deployed", "Drift", "certified_share", "compare", "deploy", "drift", "false_finds"]
+__all__ = ["RULES", "Deployed", "Drift", "certified_share", "compare", "delays", "deploy", "drift", "false_finds"]
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -240,6 +240,26 @@ def drift(
         paths[1],
         bars,
         min(found, default=None),
+    )
+
+
+def delays(threshold: float, after: Population, *, streams: int = 40) -> Table:
+    """How many audits after the change it is noticed, over streams drawn anew; those noticed before it are counted."""
+    found = [drift("", threshold, after, seed=seed) for seed in range(streams)]
+    heard = [one.raised - one.at for one in found if one.raised is not None and one.raised > one.at]
+    first, middle, last = (round(float(np.quantile(heard, q))) for q in (0.1, 0.5, 0.9))
+    early = sum(one.raised is not None and one.raised <= one.at for one in found)
+    return Table(
+        [
+            {
+                "streams": streams,
+                "noticed after (10 %)": first,
+                "middle": middle,
+                "90 %": last,
+                "false, before the change": early,
+                "never": sum(one.raised is None for one in found),
+            }
+        ]
     )
 
 

@@ -43,7 +43,8 @@ def picture_risks(alpha: float = 0.05, population: Population = REFERENCE) -> Pi
         axes = figure.subplots()
         for risk, name, colour, at in zip((joint, selective), ("joint", "selective"), PALETTE, most, strict=False):
             axes.plot(100 * share, 100 * risk, color=colour, lw=2)
-            axes.text(84, 100 * risk[168], f"{name} ", color=colour, ha="right" if name == "selective" else "left")
+            beside = {"ha": "right", "x": 82} if name == "selective" else {"ha": "left", "x": 86}
+            axes.text(y=100 * risk[167], s=name, color=colour, va="center", **beside)
             axes.plot([at, at], [0, 100 * alpha], color=colour, lw=1.2, ls=":")
             axes.plot([at], [100 * alpha], "o", color=colour)
         axes.axhline(100 * alpha, color=ALARM, lw=1.0)

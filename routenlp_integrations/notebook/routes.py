@@ -72,7 +72,7 @@ def picture_routes(routes: Sequence[Route], reference_usd: Sequence[float], tier
             mine = saved[served == name]
             colour = PALETTE[row % len(PALETTE)] if row < len(tiers) - 1 else INK
             axes.scatter(
-                mine, row + _spread(mine, float(np.ptp(saved)) / 120), s=11, color=colour, alpha=0.75, linewidths=0
+                mine, row + _spread(mine, float(np.ptp(saved)) / 120), s=11, color=colour, alpha=0.9, linewidths=0
             )
         axes.axvline(0.0, color=ALARM, lw=0.9)
         axes.set_yticks(range(len(tiers)), [f"{_plain(name)}\n{int((served == name).sum())} queries" for name in tiers])

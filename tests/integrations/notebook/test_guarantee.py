@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binom
 
 from routenlp_integrations.notebook import REFERENCE, Population
-from routenlp_integrations.notebook.guarantee import RULES, certified_share, compare, deploy, drift, false_finds
+from routenlp_integrations.notebook.guarantee import RULES, certified_share, compare, delays, deploy, drift, false_finds
 from routenlp_integrations.notebook.guarantee_pictures import picture_risks, picture_rules
 
 DRAWS, ALPHA, DELTA = 500, 0.05, 0.1
@@ -52,3 +52,10 @@ def test_the_watch_hears_what_the_score_does_not_see() -> None:
     assert seen.after < seen.before < ALPHA < worse.after
     assert worse.raised is not None
     assert worse.raised > worse.at
+
+
+def test_delays_count_false_alarms_apart() -> None:
+    """Quantiles of the delay are in order, and every stream is heard, missed or false."""
+    (row,) = delays(float(REFERENCE.path(100)[59]), Population(centre=0.42), streams=8)
+    assert 0 < row["noticed after (10 %)"] <= row["middle"] <= row["90 %"] <= 2_000
+    assert row["false, before the change"] + row["never"] < row["streams"] == 8
