@@ -11,10 +11,16 @@ STAMPS := .stamps
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all test-train test-decisions lint clean
+.PHONY: demo notebook notebooks test test-all test-train test-decisions lint clean
 
 demo: $(STAMPS)/demo ## fit, certify and route the packaged demo data; no key, no network
 	$(BIN)/routenlp demo
+
+notebook: $(STAMPS)/notebook ## open the first notebook; no key, no network
+	$(BIN)/jupyter lab notebooks/01_five_minutes.ipynb
+
+notebooks: $(STAMPS)/notebook ## execute all notebooks from a clean kernel and keep what came out
+	$(BIN)/python notebooks/execute.py
 
 # Made where torch is, served where it is not.
 test test-all: export ROUTENLP_MINILM := $(CURDIR)/$(STAMPS)/minilm
@@ -51,6 +57,10 @@ $(VENV)/bin/python:
 $(STAMPS)/demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python $(PIP) -e '.[langchain,fit]'
 	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/notebook: pyproject.toml constraints.txt requirements-notebook.txt | $(VENV)/bin/python
+	$(BIN)/python $(PIP) -e '.[langchain,fit]' -r requirements-notebook.txt
+	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/demo
 
 $(STAMPS)/test: pyproject.toml constraints.txt requirements-test.txt | $(VENV)/bin/python
 	$(BIN)/python $(PIP) -e '.[langchain,llama-index,fit,ledger,postgres]' -r requirements-test.txt

@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporters.clusters import Clusters
-from router_core.errors import MissingExtraError
+from router_core.figures import INK, PALETTE, Picture, new_figure, picture_of, styled, tidy, write_figure
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["cluster_table", "plot_clusters"]
+__all__ = ["cluster_table", "picture_clusters", "plot_clusters"]
 
 _SHOWN_TEXT = 72
 _MOST_PANELS = 6
-_COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#5E3C99", "#B2182B", "#4D9221",
-    "#01665E", "#762A83",
-)  # fmt: skip
+_COLOURS = (*PALETTE, "#c0505e", "#5c9a35", "#a65bb5", "#6d7fc9")
 
 
 def cluster_table(clusters: Clusters, most: int = 15) -> Table:
@@ -57,19 +54,25 @@ def plot_clusters(clusters: Clusters, path: str | Path) -> None:
     MissingExtraError
         Without matplotlib.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("fit", "draw clusters") from None
-    from router_core.plots import write_figure
+    with styled():
+        write_figure(_draw(clusters), Path(path))
 
+
+def picture_clusters(clusters: Clusters) -> Picture:
+    """Draw the same map for a notebook; raises MissingExtraError without matplotlib."""
+    worst = "; ".join(f"{one.task} {one.number}: {', '.join(one.keywords[:3])}" for one in clusters.clusters[:5])
+    with styled():
+        return picture_of(
+            _draw(clusters), f"What the cheap tiers fail at, on two principal components. Worst: {worst}", 80
+        )
+
+
+def _draw(clusters: Clusters) -> Any:
     worst = {one.task: None for one in clusters.clusters}
     tasks = list(worst)[:_MOST_PANELS]
     columns = min(len(tasks), 2)
     rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(6.4 * columns, 4.9 * rows), dpi=130, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.4 * columns, 4.9 * rows, dpi=130)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(tasks) :]:
         axes.set_visible(False)
@@ -80,7 +83,7 @@ def plot_clusters(clusters: Clusters, path: str | Path) -> None:
         "What the cheap tiers fail at" + (f" (the {len(tasks)} worst tasks; {left} more)" if left else ""),
         fontsize=12, fontweight="bold", x=0.01, ha="left",
     )  # fmt: skip
-    write_figure(figure, Path(path))
+    return figure
 
 
 def _panel(axes: Any, task: str, clusters: Clusters) -> None:
@@ -91,12 +94,12 @@ def _panel(axes: Any, task: str, clusters: Clusters) -> None:
         at = place[number == one.number]
         colour = _COLOURS[(one.number - 1) % len(_COLOURS)]
         label = f"{one.number}: {', '.join(one.keywords[:3]) or 'no text'} ({one.size:,} x {one.gap:.2f})"
-        axes.scatter(at[:, 0], at[:, 1], s=size, color=colour, alpha=0.55, linewidths=0, label=label)
+        axes.scatter(at[:, 0], at[:, 1], s=size, color=colour, alpha=0.7, linewidths=0, label=label)
     for one in own:
         x, y = place[number == one.number].mean(axis=0)
         axes.text(
-            x, y, str(one.number), fontsize=9, fontweight="bold", ha="center", va="center",
-            bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": "#444444", "alpha": 0.9},
+            x, y, str(one.number), fontsize=9, fontweight="bold", ha="center", va="center", color="white",
+            bbox={"boxstyle": "circle,pad=0.2", "facecolor": INK, "edgecolor": "none", "alpha": 0.95},
         )  # fmt: skip
     quality = clusters.silhouette[task]
     axes.set_title(
@@ -106,7 +109,8 @@ def _panel(axes: Any, task: str, clusters: Clusters) -> None:
     axes.set_xlabel("first principal component", fontsize=8)
     axes.set_ylabel("second", fontsize=8)
     axes.tick_params(labelsize=7)
+    tidy(axes)
     axes.legend(
-        fontsize=7, title="cluster: keywords (size x mean gap)", title_fontsize=7, loc="upper left",
-        bbox_to_anchor=(0, -0.13), ncols=2, frameon=False, alignment="left", handletextpad=0.2,
+        fontsize=7, markerscale=2, title="cluster: keywords (size x mean gap)", title_fontsize=7, loc="upper left",
+        bbox_to_anchor=(0, -0.13), ncols=2, alignment="left", handletextpad=0.2,
     )  # fmt: skip

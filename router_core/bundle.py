@@ -21,6 +21,7 @@ from router_core.release import bundle_folder
 from router_core.route_text import ROUTE_TEXT_VERSION
 from router_core.scopes import Scopes
 from router_core.scoring import Scorer
+from router_core.show import bundle_html
 
 __all__ = ["Bundle", "candidate_parts", "earlier_keys", "parts_id"]
 
@@ -29,7 +30,7 @@ _AFTER = frozenset({"certificates.json", "keys.npz", "report.json"})
 _OPAQUE = ("baseline", "tuned")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Bundle:
     """Router, policies, certificates and history.
 
@@ -70,6 +71,12 @@ class Bundle:
     id: str = field(default="")
     measured: Mapping[str, Any] = field(default_factory=dict)
     certified_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Bundle(id={self.id[:12]!r}, tiers={list(self.portfolio.names)}, tasks={list(self.scopes.subtasks)})"
+
+    def _repr_html_(self) -> str:
+        return bundle_html(self)
 
     def candidate_parts(self) -> dict[str, bytes]:
         """The parts frozen before calib is read."""

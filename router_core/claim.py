@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from router_core.errors import InputError
+from router_core.show import certificate_html
 
 __all__ = ["OUTLIVES_DEPARTURE", "RISKS", "Certificate", "check_levels", "check_risk"]
 
@@ -119,6 +120,9 @@ class Certificate:
             raise InputError(f"Certificate of {self.scope!r} has certified={self.certified} at step {self.step}.")
         if self.bad is not None and not 0 <= self.bad <= self.n:
             raise InputError(f"Certificate of {self.scope!r} counts {self.bad} bad answers among {self.n} items.")
+
+    def _repr_html_(self) -> str:
+        return certificate_html(self)
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""

@@ -25,6 +25,7 @@ from router_core.promises import claim_json, overall_certificate
 from router_core.records import Records, read_records
 from router_core.router import Router
 from router_core.scopes import ALL
+from router_core.show import Report
 from router_core.splits import hash_key, prepare
 
 __all__ = ["evaluate"]
@@ -41,7 +42,7 @@ def evaluate(
     *,
     split: str = "test",
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Replay every policy and rival of a bundle on the rows of a split.
 
     Parameters
@@ -57,8 +58,8 @@ def evaluate(
 
     Returns
     -------
-    dict
-        The structure of ``routenlp evaluate --json``.
+    Report
+        A dictionary with the structure of ``routenlp evaluate --json``, which shows itself in a notebook.
 
     Raises
     ------
@@ -80,17 +81,19 @@ def evaluate(
         if view.scope.endswith("*"):
             tasks[view.scope] = work.report(work.masked(rows, view.scope), view.scope)
     overall = work.report(_join([part for parts in named.values() for part in parts.values()]), None)
-    return {
-        "bundle": bundle.id,
-        "split": split,
-        "n": overall["n"],
-        "learned_from": _learned(bundle, settled, rows),
-        "cost_basis": bundle.report.get("cost_basis"),
-        "tasks": tasks,
-        "overall": overall,
-        "absent": {_reported(name): _ABSENT for name in BASELINES if overall["policies"][_reported(name)] is None},
-        "router": work.timing(rows),
-    }
+    return Report(
+        {
+            "bundle": bundle.id,
+            "split": split,
+            "n": overall["n"],
+            "learned_from": _learned(bundle, settled, rows),
+            "cost_basis": bundle.report.get("cost_basis"),
+            "tasks": tasks,
+            "overall": overall,
+            "absent": {_reported(name): _ABSENT for name in BASELINES if overall["policies"][_reported(name)] is None},
+            "router": work.timing(rows),
+        }
+    )
 
 
 def _learned(bundle: Bundle, records: Records, rows: Rows) -> int:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from router_core.errors import MissingExtraError
+from router_core.figures import ALARM, INK, PALETTE, Picture, new_figure, picture_of, styled, tidy, write_figure
 from router_core.promises import claimed, seen
 
-__all__ = ["plot_evaluation", "write_figure"]
+__all__ = ["picture_evaluation", "plot_evaluation"]
 
 _MOST_PANELS = 6
-_WIDTH, _LARGE, _SMALL, _DPI = 11.0, 5.6, 3.9, 150
-"""Inches of the picture's width, of the height of its first and of every further row, and dots per inch."""
+_WIDTH, _LARGE, _SMALL = 11.0, 5.6, 3.9
+"""Inches of the picture's width, and of the height of its first and of every further row."""
 _LONGEST = 34
-_GREY, _INK = "#767676", "#222222"
 _ALWAYS = "always:"
 
 
@@ -29,20 +27,20 @@ class _Look(NamedTuple):
     filled: bool
 
 
-# The colours are those of Okabe and Ito, which readers with colour blindness can tell apart; markers differ too.
+# Markers differ as well as colours.
 _LOOKS = {
-    "routenlp": _Look("routenlp, certified", "#0072B2", "o", 10, True),
-    "route_only": _Look("route_only, certified", "#56B4E9", "o", 7, True),
-    "random_same_cost": _Look("random mix, same cost", _GREY, "X", 7, False),
-    "oracle": _Look("oracle", _INK, "*", 12, False),
+    "routenlp": _Look("routenlp, certified", PALETTE[0], "o", 10, True),
+    "route_only": _Look("route_only, certified", PALETTE[6], "o", 7, True),
+    "random_same_cost": _Look("random mix, same cost", INK, "X", 7, False),
+    "oracle": _Look("oracle", INK, "*", 12, False),
 }
 _RIVAL = "_certified"
 _RIVAL_LOOKS = (
-    ("#CC79A7", "D", 5.5),
-    ("#009E73", "v", 6.5),
-    ("#D55E00", "^", 6.5),
-    ("#E69F00", "p", 7),
-    (_INK, "h", 7),
+    (PALETTE[3], "D", 5.5),
+    (PALETTE[2], "v", 6.5),
+    (PALETTE[1], "^", 6.5),
+    (PALETTE[4], "p", 7),
+    (PALETTE[5], "h", 7),
 )
 """Colour, marker and size of the rivals, in the order of the report."""
 
@@ -68,29 +66,38 @@ def plot_evaluation(report: Mapping[str, Any], path: str | Path) -> None:
     OSError
         When the file cannot be written.
     """
+    write_figure(_checked(report), Path(path))
+
+
+def picture_evaluation(report: Mapping[str, Any]) -> Picture:
+    """Draw the same picture for a notebook.
+
+    Raises
+    ------
+    MissingExtraError
+        Without matplotlib.
+    """
+    ours = report["overall"]["policies"]["routenlp"]
+    return picture_of(
+        _checked(report), f"{_heading(report)}. {_result(ours)}. One panel a scope; right: joint risks.", 80
+    )
+
+
+def _checked(report: Mapping[str, Any]) -> Any:
     try:
-        import matplotlib  # noqa: F401 - refused before any work if it is missing
+        return _draw(report)
     except ImportError:
         raise MissingExtraError("fit", "draw an evaluation") from None
-    from matplotlib import rc_context
-
-    with rc_context({"svg.hashsalt": "routenlp"}):
-        write_figure(_draw(report), Path(path))
 
 
 def _draw(report: Mapping[str, Any]) -> Any:
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     scopes = _scopes(report)
     rest = len(scopes) - 1
     columns = 2 if rest in (1, 2, 4) else 3
     rows = -(-rest // columns)
     heights = [_LARGE, _SMALL * rows][: 1 + (rows > 0)]
-    with rc_context({"font.size": 9, "axes.titlesize": 9.5}):
-        figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=_DPI, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    with styled():
+        figure = new_figure(_WIDTH, sum(heights))
         parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
         wide, narrow = parts[0, 0].subplots(1, 2, width_ratios=[1.75, 1])
         _quality_against_cost(wide, *scopes[0], large=True)
@@ -105,23 +112,6 @@ def _draw(report: Mapping[str, Any]) -> Any:
         # Fonts are looked up while drawing, so the layout is settled while they are set.
         figure.canvas.draw()
     return figure
-
-
-def write_figure(figure: Any, target: Path) -> None:
-    """Write a matplotlib figure, whole or not at all; the ending of the file names the format."""
-    kind = target.suffix.lower().removeprefix(".") or "png"
-    content = BytesIO()
-    # A date in the file would make two pictures of one report differ.
-    figure.savefig(content, format=kind, metadata={"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind))
-    staging = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with staging.open("wb") as file:
-            file.write(content.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(target)
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 def _scopes(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -168,7 +158,7 @@ def _looks(policies: Mapping[str, Any]) -> dict[str, _Look]:
     looks |= {name: _LOOKS[name] for name in ("random_same_cost", "oracle") if policies.get(name) is not None}
     tiers = [name for name in policies if name.startswith(_ALWAYS)]
     for number, name in enumerate(tiers, start=1):
-        looks[name] = _Look(f"always {_cut(name.removeprefix(_ALWAYS))}", _GREY, f"${number}$", 8, True)
+        looks[name] = _Look(f"always {_cut(name.removeprefix(_ALWAYS))}", INK, f"${number}$", 8, True)
     return looks
 
 
@@ -182,7 +172,7 @@ def _quality_against_cost(axes: Any, title: str, told: Mapping[str, Any], *, lar
         mine = line == "routenlp"
         look = looks.get(line if mine else f"{line}{_RIVAL}")
         if known and look is not None:
-            width, alpha = (1.6, 0.75) if mine else (0.9, 0.4)
+            width, alpha = (1.6, 0.75) if mine else (0.9, 0.55)
             axes.plot(*zip(*known, strict=True), color=look.colour, lw=width, alpha=alpha, zorder=1 + mine)
     ours = policies["routenlp"]
     if ours["cost_ratio_ci"] is not None and ours["quality_ratio_ci"] is not None:
@@ -192,7 +182,7 @@ def _quality_against_cost(axes: Any, title: str, told: Mapping[str, Any], *, lar
         if figures["cost_ratio"] is None or figures["quality_ratio"] is None:
             continue
         _mark(axes, figures["cost_ratio"], figures["quality_ratio"], look, name)
-    axes.axhline(1.0, color=_GREY, lw=0.7, ls=":", zorder=0)
+    axes.axhline(1.0, color=INK, lw=0.7, ls=":", zorder=0)
     axes.set_xscale("function", functions=(_root, _square))
     low, high = _reach(told)
     axes.set_xlim(low, high)
@@ -201,16 +191,14 @@ def _quality_against_cost(axes: Any, title: str, told: Mapping[str, Any], *, lar
     axes.yaxis.set_major_formatter(_percent)
     axes.set_xlabel("cost, share of the reference tier's (square-root scale)" if large else "cost")
     axes.set_ylabel("quality, share of the reference tier's" if large else "quality")
-    axes.grid(visible=True, color="#ececec", lw=0.6, zorder=-1)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    tidy(axes, grid="both")
     axes.set_title(
         f"{_cut(title)}: n = {told['n']}\n{_shown(told['certificate'], large=large)}\n{_result(ours)}", loc="left"
     )
     if large:
         axes.annotate(
             "lines: whole paths, uncertified\ncross: 95 % interval of routenlp",
-            (0.985, 0.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=8, color=_GREY,
+            (0.985, 0.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=8, color=INK,
         )  # fmt: skip
 
 
@@ -224,10 +212,10 @@ def _cross(axes: Any, ours: Mapping[str, Any]) -> None:
 def _mark(axes: Any, x: float, y: float, look: _Look, name: str) -> None:
     order = 6 if name == "routenlp" else 5
     face = look.colour if look.filled else "none"
-    edge = "white" if look.filled and not look.marker.startswith("$") else look.colour
-    width = 0.8 if look.filled else 1.3
+    edge, width = look.colour, 0.0 if look.filled else 1.3
     if look.marker.startswith("$"):
-        axes.plot([x], [y], marker="s", ms=12, mfc="white", mec=_GREY, mew=0.8, zorder=4.5, clip_on=False)
+        axes.plot([x], [y], marker="s", ms=12, mfc=INK, mew=0, zorder=4.5, clip_on=False)
+        face = "white"
     axes.plot([x], [y], marker=look.marker, ms=look.size, mfc=face, mec=edge, mew=width, zorder=order, clip_on=False)
 
 
@@ -242,10 +230,10 @@ def _risks(axes: Any, told: Mapping[str, Any], claim: Mapping[str, Any]) -> None
         axes.plot(figures[f"{kind}_ci"], [row, row], color=look.colour, lw=1.4, zorder=2)
         _mark(axes, figures[kind], row, look, name)
     if claim["risk"] != "retention":
-        axes.axvline(alpha, color="#b00020", lw=1.1, zorder=1)
+        axes.axvline(alpha, color=ALARM, lw=1.1, zorder=1)
         axes.annotate(
             f"alpha = {alpha:g}", (alpha, 0), xycoords=("data", "axes fraction"), xytext=(4, 3),
-            textcoords="offset points", color="#b00020", fontsize=8, ha="left", va="bottom",
+            textcoords="offset points", color=ALARM, fontsize=8, ha="left", va="bottom",
         )  # fmt: skip
     axes.set_yticks(range(len(looks)), [look.label for look in looks.values()])
     axes.set_ylim(len(looks) - 0.3, -0.7)
@@ -255,10 +243,8 @@ def _risks(axes: Any, told: Mapping[str, Any], claim: Mapping[str, Any]) -> None
     axes.set_xlabel(f"{kind.replace('_', ' ')} on these queries (95 % interval)")
     what = "bad among cheap answers served" if kind == "selective_risk" else "cheap answer served and bad"
     axes.set_title(f"{what}\n{_certified(claim)}", loc="left")
-    axes.grid(visible=True, axis="x", color="#ececec", lw=0.6, zorder=-1)
+    tidy(axes, grid="x", sides=("top", "right", "left"))
     axes.tick_params(axis="y", length=0)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
 
 
 def _cut(name: str) -> str:

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
+
+from router_core.errors import InputError
+from router_core.show import route_html
 
 __all__ = ["Answer", "Attempt", "Route"]
 
@@ -99,6 +102,49 @@ class Route:
     reason: str
     budget: dict[str, Any] | None = None
     id: str | None = None
+
+    def _repr_html_(self) -> str:
+        return route_html(self)
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        asked = " -> ".join(attempt.tier for attempt in self.attempts)
+        printer.text(f"Route to {self.tier} ({asked}), {self.cost_usd:.6g} US dollars: {self.reason}")
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any], text: str = "") -> Self:
+        """A route from `to_json`, or from what a framework's answer carries under ``"routenlp"``.
+
+        Parameters
+        ----------
+        told
+            For example ``answer.response_metadata["routenlp"]``.
+        text
+            The answer's text, which neither of the two holds.
+
+        Raises
+        ------
+        InputError
+            When it is no route.
+        """
+        try:
+            return cls(
+                told["tier"],
+                Answer(text),
+                tuple(Attempt(**attempt) for attempt in told["attempts"]),
+                told["cost_usd"],
+                told["task"],
+                told.get("scope"),
+                told.get("policy", ""),
+                told["bundle"],
+                told["certificate"],
+                told["reason"],
+                told.get("budget"),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"This is no route ({error!r}); give what Route.to_json returns, or what stands in an answer's "
+                'response_metadata["routenlp"].'
+            ) from None
 
     def to_json(self) -> dict[str, Any]:
         """The route as plain JSON values, without the answer."""

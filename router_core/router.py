@@ -17,6 +17,7 @@ from router_core.portfolio import Portfolio
 from router_core.release import bundle_folder
 from router_core.scopes import Scopes
 from router_core.scoring import Before, Scorer, View
+from router_core.show import decision_html
 
 if TYPE_CHECKING:
     from router_core.bundle import Bundle
@@ -81,6 +82,9 @@ class Decision:
     policy: str
     certificate: dict[str, Any] | None
     reason: str
+
+    def _repr_html_(self) -> str:
+        return decision_html(self)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router_core.errors import MissingExtraError
+from router_core.figures import PALETTE, Picture, new_figure, picture_of, styled, tidy, write_figure
 from router_core.monitor import Verdict
-from router_core.plots import write_figure
 
-__all__ = ["plot_watch"]
+__all__ = ["picture_watch", "plot_watch"]
 
 _MOST = 6
 _POINTS = 2_000
 """Points drawn of one line; more would not be seen."""
-_ALARM, _DETECTOR = "#0072B2", "#D55E00"
+_ALARM, _DETECTOR = PALETTE[:2]
 _LOWEST = -3.0
 _LONGEST = 40
 
@@ -44,24 +43,23 @@ def plot_watch(verdicts: Sequence[Verdict], path: str | Path) -> None:
     OSError
         When the file cannot be written.
     """
-    try:
-        from matplotlib import rc_context
-    except ImportError:
-        raise MissingExtraError("fit", "draw a watch") from None
-    with rc_context({"svg.hashsalt": "routenlp", "font.size": 9, "axes.titlesize": 9.5}):
+    with styled():
         write_figure(_draw(verdicts), Path(path))
 
 
-def _draw(verdicts: Sequence[Verdict]) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def picture_watch(verdicts: Sequence[Verdict]) -> Picture:
+    """Draw the same picture for a notebook; raises MissingExtraError without matplotlib."""
+    told = "; ".join(f"{v.stream.shown.scope}, {v.stream.shown.policy}: {v.verdict}" for v in verdicts)
+    with styled():
+        return picture_of(_draw(verdicts), f"Evidence that the risk exceeds what was certified. {told}")
 
+
+def _draw(verdicts: Sequence[Verdict]) -> Any:
     told = [v for v in verdicts if v.stream.about.any() and v.verdict != "not watched"]
     told = sorted(told, key=lambda v: (v.verdict not in ("alarm", "shift"), -v.stream.alarm.n))[:_MOST]
     columns = 1 if len(told) < 2 else 2
     rows = max(-(-len(told) // columns), 1)
-    figure = Figure(figsize=(5.5 * columns, 3.1 * rows + 0.5), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.5 * columns, 3.1 * rows + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, verdict in zip(grid, told, strict=False):
         _panel(axes, verdict)
@@ -72,7 +70,7 @@ def _draw(verdicts: Sequence[Verdict]) -> Any:
     )
     if told:
         handles, labels = grid[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower left", ncols=2, frameon=False, fontsize=8.5)
+        figure.legend(handles, labels, loc="outside lower left", ncols=2, fontsize=8.5)
     else:
         figure.text(0.5, 0.5, "no audits yet", ha="center")
     return figure
@@ -101,10 +99,7 @@ def _panel(axes: Any, verdict: Verdict) -> None:
     ticks = np.arange(_LOWEST, top + 0.7, 1.0 if top < 5 else 2.0)
     axes.set_yticks(ticks, [f"{10.0**tick:,.0f}" if tick >= 0 else f"{10.0**tick:g}" for tick in ticks])
     axes.set_xlabel("audits")
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    tidy(axes, grid="y")
     shown = stream.shown
     name = f"{shown.scope}, {shown.policy}"
     name = name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
