@@ -16,13 +16,14 @@ from llama_index.core.base.llms.types import (
     LogProb,
     MessageRole,
 )
-from llama_index.core.callbacks import CallbackManager
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 from pydantic import Field, PrivateAttr
 
-from routenlp_integrations.llama_index import RoutingLLM
+from routenlp_integrations.llama_index import RoutingDecisionEvent, RoutingLLM
+from routenlp_integrations.llama_index.tiers import ATTEMPT_TAG
 
 Make = Callable[..., tuple[RoutingLLM, dict[str, "ScriptedLLM"]]]
 """Makes a routing LLM over scripted tiers; see the fixture `make`."""
@@ -255,9 +256,28 @@ class ScriptedLLM(FunctionCallingLLM):
             self._noted["closed"] += 1
 
 
-def scripted(**fields: Any) -> ScriptedLLM:
-    """A scripted LLM with no callback handlers."""
-    return ScriptedLLM(callback_manager=CallbackManager(), **fields)
+class Events(BaseEventHandler):
+    """Keeps every event."""
+
+    seen: list[Any] = Field(default_factory=list)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Class name."""
+        return "Events"
+
+    def handle(self, event: Any, **kwargs: Any) -> None:
+        """Keep one."""
+        self.seen.append(event)
+
+    def names(self, tag: str | None) -> list[str]:
+        """Names of the events of the query itself (None), or of one tier's attempts."""
+        return [e.class_name() for e in self.seen if e.tags.get(ATTEMPT_TAG) == tag]
+
+    @property
+    def decisions(self) -> list[RoutingDecisionEvent]:
+        """The decisions among them."""
+        return [event for event in self.seen if isinstance(event, RoutingDecisionEvent)]
 
 
 def route_of(response: Any) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from pytest_socket import disable_socket, enable_socket
 pytest.importorskip("llama_index.core", reason="needs routenlp[llama-index]")
 
 from bundles import DOUBTFUL, SURE, TIERS, small_records
-from scripted_llm import Make, ScriptedLLM
+from llama_index.core.instrumentation import get_dispatcher
+from scripted_llm import Events, Make, ScriptedLLM
 
 from routenlp_integrations.llama_index import RoutingLLM
 from router_core.lapse import LapseWatch
@@ -82,3 +83,13 @@ def easy(loaded_router: Router) -> str:
         if accepted == [True, False, True, False]:
             return prompt
     pytest.fail("no query of the population serves")
+
+
+@pytest.fixture
+def events() -> Iterator[Events]:
+    """A handler at the root."""
+    root, handler = get_dispatcher(), Events()
+    before = list(root.event_handlers)
+    root.event_handlers = [*before, handler]
+    yield handler
+    root.event_handlers = before
