@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatMessage
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from routenlp_integrations.llama_index.forms import Form
 
 __all__ = ["Asked", "Call", "ToolRequest", "asking"]
+
+
+_ROLES = {
+    "user": "human", "assistant": "ai", "chatbot": "ai", "model": "ai", "system": "system", "developer": "system",
+    "tool": "tool", "function": "tool",
+}  # fmt: skip
 
 
 class ToolRequest(list[dict[str, Any]]):
@@ -58,6 +64,8 @@ class Call:
         Further arguments of the call, in the words of the tiers.
     form
         What answers must look like, None for text.
+    said
+        (role, text) of every message; of content blocks only text is read. A prompt to complete is one human turn.
     """
 
     messages: list[ChatMessage] | None
@@ -65,6 +73,13 @@ class Call:
     formatted: bool
     params: Mapping[str, Any]
     form: "Form | None" = None
+    said: list[tuple[str, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        said = [("human", self.prompt)]
+        if self.messages is not None:
+            said = [(_ROLES.get(one.role.value, one.role.value), one.content or "") for one in self.messages]
+        object.__setattr__(self, "said", said)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from routenlp_integrations.llama_index.messages import (
     content_departure,
     model_name_of,
     sent_tokens,
-    turns,
     with_route,
 )
 from routenlp_integrations.llama_index.streaming import Screen, last_chunk
@@ -57,11 +56,10 @@ class DrivenLLM(AssembledLLM):
     def _plan(self, call: Call, asked: Asked, policy: str | None) -> Plan:
         """The plan of a call; policy None is that of streams."""
         task = asked.task or self.task
-        said = turns(call)
         made = plan_call(
             self.router,
             call,
-            route_text(said),
+            route_text(call.said),
             policy or streamed_policy(self.router, self.stream_policy, task),
             task=task,
             tier=asked.tier,
@@ -73,7 +71,7 @@ class DrivenLLM(AssembledLLM):
             changed=decoding_changes(call.params, {}),
         )
         if self._sticky is not None:
-            key = conversation_key(said, asked.conversation)
+            key = conversation_key(call.said, asked.conversation)
             made = replace(made, start=self._sticky.start(self.router, made.start, key), key=key)
         if self.budget is not None:
             made = replace(made, run=asked.conversation or asked.run, prompt_tokens=sent_tokens(call))

@@ -22,7 +22,6 @@ __all__ = [
     "model_name_of",
     "sent_tokens",
     "text_of",
-    "turns",
     "with_route",
 ]
 
@@ -33,10 +32,7 @@ ROUTE = "routenlp"
 ANSWERING = "routenlp_tier"
 """Key of ``additional_kwargs`` that names the tier on chunks before the one with the route."""
 
-_ROLES = {
-    "user": "human", "assistant": "ai", "chatbot": "ai", "model": "ai", "system": "system", "developer": "system",
-    "tool": "tool", "function": "tool",
-}  # fmt: skip
+_TOOL_ROLES = ("tool", "function")
 _TEXT = frozenset({"text", "thinking", "cache"})
 """Content blocks that are text, that a model thought before its text, or that only mark a place."""
 _OLD_CALLS = ("tool_calls", "function_call")
@@ -44,16 +40,9 @@ _SENT = ("prompt_tokens", "input_tokens", "prompt_token_count", "prompt_eval_cou
 _RECEIVED = ("completion_tokens", "output_tokens", "candidates_token_count", "eval_count")
 
 
-def turns(call: Call) -> list[tuple[str, str]]:
-    """(role, text) of every message; of content blocks only text is read. A prompt to complete is one human turn."""
-    if call.messages is None:
-        return [("human", call.prompt)]
-    return [(_ROLES.get(message.role.value, message.role.value), message.content or "") for message in call.messages]
-
-
 def sent_tokens(call: Call) -> int:
     """Tokens a tier is sent, at four bytes each."""
-    return sum(estimate_tokens(text) for _, text in turns(call))
+    return sum(estimate_tokens(text) for _, text in call.said)
 
 
 def block_kind(block: Any) -> str:
@@ -71,7 +60,7 @@ def calls_tools(message: ChatMessage) -> bool:
 def content_departure(messages: Sequence[ChatMessage] | None) -> str:
     """Why no calib row was a conversation of this kind; ``""`` for text."""
     for message in messages or ():
-        if _ROLES.get(message.role.value) == "tool" or calls_tools(message):
+        if message.role.value in _TOOL_ROLES or calls_tools(message):
             return "the conversation holds tool calls, which calib did not have"
         for block in message.blocks:
             if (kind := block_kind(block)) not in _TEXT:
@@ -118,15 +107,18 @@ def answer_of(response: Response, call: Call, llm: Any = None) -> Answer:
 
 def _read(holder: Any, name: str) -> Any:
     """A value of a mapping or an attribute of an object, None where there is none."""
-    if isinstance(holder, Mapping):
+    if type(holder) is dict or isinstance(holder, Mapping):
         return holder.get(name)
-    return None if holder is None else getattr(holder, name, None)
+    return getattr(holder, name, None)
 
 
 def _usage(response: Response) -> tuple[int | None, int | None]:
     """Prompt and completion tokens that a provider counted, under the names they give them."""
     raw = response.raw
-    for holder in (response.additional_kwargs, _read(raw, "usage"), _read(raw, "usage_metadata"), raw):
+    told = () if raw is None else (_read(raw, "usage"), _read(raw, "usage_metadata"), raw)
+    for holder in (response.additional_kwargs, *told):
+        if not holder:
+            continue
         sent, received = (
             next((n for name in names if isinstance(n := _read(holder, name), int)), None)
             for names in (_SENT, _RECEIVED)
@@ -165,9 +157,11 @@ def _endings(response: Response) -> Iterator[str]:
     """Why the answer ended, wherever providers say so."""
     choice = _first(_read(response.raw, "choices"))
     for holder in (response.additional_kwargs, response.raw, choice):
+        if not holder:
+            continue
         for name in ("finish_reason", "stop_reason", "stopReason"):
-            told = _read(holder, name)
-            yield str(getattr(told, "name", told)).lower()
+            if (told := _read(holder, name)) is not None:
+                yield str(getattr(told, "name", told)).lower()
 
 
 def _first(values: Any) -> Any:

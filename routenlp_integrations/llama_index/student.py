@@ -21,7 +21,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from pydantic import PrivateAttr
 
 from routenlp_integrations.llama_index.calls import Call
-from routenlp_integrations.llama_index.messages import block_kind, turns
+from routenlp_integrations.llama_index.messages import block_kind
 from router_core.errors import InputError
 from router_core.route_text import last_turn
 from router_core.student import StudentSource
@@ -121,7 +121,7 @@ class StudentLLM(CustomLLM):
             if (kind := block_kind(block)) not in _TEXT:
                 msg = f"a student reads text only, and the query holds {kind!r} content"
                 raise InputError(msg)
-        told = self._answer(last_turn(turns(Call(list(messages), "", False, params))), params)
+        told = self._answer(last_turn(Call(list(messages), "", False, params).said), params)
         return ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, content=told.pop("text")), **told)
 
     # LlamaIndex's entrances

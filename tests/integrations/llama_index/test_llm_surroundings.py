@@ -89,10 +89,15 @@ async def test_a_synthesiser_of_the_settings(make: Make, settings: Any, events: 
     assert len(counter.llm_token_counts) == len(events.decisions) == 1
 
 
+def _memory() -> ChatMemoryBuffer:
+    """A memory without a database."""
+    return ChatMemoryBuffer(token_limit=2_000, tokenizer_fn=str.split)
+
+
 def test_a_chat_engine(make: Make, easy: str, events: Events) -> None:
     """A chat engine's history reaches the tiers as messages; a streamed answer is written to its memory."""
     llm, tiers = make()
-    engine = SimpleChatEngine.from_defaults(llm=llm, system_prompt="Be brief.")
+    engine = SimpleChatEngine.from_defaults(llm=llm, memory=_memory(), system_prompt="Be brief.")
     assert str(engine.chat(easy)) == "The answer is good."
     stream = engine.stream_chat(easy)
     assert "".join(stream.response_gen) == "The answer is good."
@@ -100,11 +105,6 @@ def test_a_chat_engine(make: Make, easy: str, events: Events) -> None:
     asked = next(call["asked"] for tier in tiers.values() for call in tier.calls if call["how"] == "stream_chat")
     assert [message.role.value for message in asked] == ["system", "user", "assistant", "user"]
     assert len(events.decisions) == 2
-
-
-def _memory() -> ChatMemoryBuffer:
-    """A memory without a database."""
-    return ChatMemoryBuffer(token_limit=2_000, tokenizer_fn=str.split)
 
 
 def add(a: int, b: int) -> int:
