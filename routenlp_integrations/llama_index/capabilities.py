@@ -51,9 +51,15 @@ def check_declared(declared: Mapping[str, Mapping[str, Any]], tiers: Sequence[st
 
 
 def abilities_of(tier: TierLLM, declared: Mapping[str, Any]) -> Abilities:
-    """What one tier can do: declared, else in its metadata; tools only by an LLM that can prepare them."""
+    """What one tier can do: declared, else in its metadata; tools only by an LLM that can prepare them.
+
+    A context window that the metadata leaves at LlamaIndex's default states nothing: longer prompts are let through, as
+    they are to the tier itself.
+    """
     told = tier.llm.metadata
-    own = {"context_window": told.context_window, "is_function_calling_model": told.is_function_calling_model}
+    own: dict[str, Any] = {"is_function_calling_model": told.is_function_calling_model}
+    if "context_window" in told.model_fields_set:
+        own["context_window"] = told.context_window
     if not isinstance(tier.llm, FunctionCallingLLM):
         declared = {**declared, "is_function_calling_model": False}
     return {**own, **declared}
@@ -78,7 +84,10 @@ def common_metadata(
         What to say of function calling; None is what all tiers can.
     """
     told = [tier.llm.metadata for tier in tiers]
-    windows = [int(abilities[tier.name]["context_window"]) for tier in tiers]
+    windows = [
+        int(abilities[tier.name].get("context_window", own.context_window))
+        for tier, own in zip(tiers, told, strict=True)
+    ]
     outputs = [DEFAULT_NUM_OUTPUTS if own.num_output < 0 else own.num_output for own in told]
     room = min(window - output for window, output in zip(windows, outputs, strict=True))
     roles = {own.system_role for own in told}
@@ -107,8 +116,8 @@ def lacking(call: Call, abilities: Mapping[str, Abilities]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, stated in abilities.items():
         lacks = [told for key, told in needs if stated.get(key) is False]
-        if tokens > stated["context_window"]:
-            lacks.append(f"a context of {tokens} tokens (it has {stated['context_window']})")
+        if (window := stated.get("context_window")) is not None and tokens > window:
+            lacks.append(f"a context of {tokens} tokens (it has {window})")
         if lacks:
             found[name] = ", ".join(lacks)
     if len(found) == len(abilities):

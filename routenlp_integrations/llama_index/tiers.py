@@ -26,6 +26,7 @@ from routenlp_integrations.llama_index.messages import Response, answer_of
 from router_core.call_plan import STRUCTURE
 from router_core.errors import InputError
 from router_core.route import Answer
+from router_core.showing import leaving
 
 __all__ = ["ATTEMPT_TAG", "TierLLM", "attempt"]
 
@@ -156,12 +157,9 @@ class TierLLM:
         """Answer chunk by chunk, without blocking the event loop."""
         llm, kind = self.quiet, "complete" if call.messages is None else "chat"
         if _blocks(llm, f"astream_{kind}"):
-            chunks = self.stream(call, span)
-            try:
+            with leaving(self.stream(call, span)) as chunks:
                 while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
                     yield chunk
-            finally:
-                await asyncio.to_thread(chunks.close)
             return
         with attempt(self.name, span):
             source = await getattr(llm, f"astream_{kind}")(**self._arguments(llm, call))

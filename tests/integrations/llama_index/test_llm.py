@@ -217,6 +217,17 @@ def test_a_tier_without_room_is_no_candidate(make: Make, easy: str) -> None:
         llm.complete(f"{easy} {'word ' * 100}", tier="small")
 
 
+def test_a_window_that_is_not_stated(make: Make) -> None:
+    """LlamaIndex's default window says nothing of a tier: a long prompt reaches it as it would without the router."""
+    llm, _ = make()
+    llm.tiers = {name: MockLLM() for name in TIERS}
+    assert route_of(llm.complete("word " * 5_000))["attempts"]
+    assert llm.metadata.context_window == MockLLM().metadata.context_window
+    llm.capabilities = {name: {"context_window": 100} for name in TIERS}
+    with pytest.raises(InputError, match="no tier can serve this call"):
+        llm.complete("word " * 5_000)
+
+
 # What it is
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from bundles import DOUBTFUL, TIERS
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
+from llama_index.core.llms import MockLLM
 from scripted_llm import STREAMS, Make, ask, chunks_of, route_of, said, user
 
 from router_core.errors import TierError
@@ -128,6 +129,26 @@ async def test_a_stream_that_says_nothing_in_time(make: Make, easy: str, how: st
     """The time-out holds until something is shown; then the next tier streams."""
     late = threading.Event()
     llm, _ = make({"small": {"hangs": late}}, timeout={"small": 0.05})
+    try:
+        last = await ask(llm, how, easy)
+    finally:
+        late.set()
+    assert route_of(last)["tier"] == "large"
+    assert "small failed: TimeoutError" in route_of(last)["reason"]
+
+
+@pytest.mark.parametrize("how", ["astream_chat", "astream_complete"])
+async def test_a_synchronous_stream_that_hangs(make: Make, easy: str, how: str) -> None:
+    """A tier that only streams synchronously is given up in time, and the failure is told as what it is."""
+    late = threading.Event()
+
+    class Hanging(MockLLM):
+        def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
+            late.wait(60)
+            yield from super().stream_complete(prompt, formatted, **kwargs)
+
+    llm, tiers = make(timeout={"small": 0.05})
+    llm.tiers = {**tiers, "small": Hanging()}
     try:
         last = await ask(llm, how, easy)
     finally:

@@ -78,6 +78,15 @@ async def test_a_call_that_does_not_fit_escalates(
     assert llm.get_tool_calls_from_response(last)[0].tool_kwargs == GOOD["args"]
 
 
+def test_calls_that_cannot_be_read(make: Make, easy: str) -> None:
+    """A cheap tier whose own reader fails on its calls is escalated, not raised."""
+    llm, tiers = make({"small": {"picks": [{"name": "weather", "args": None}]}}, uncalibrated="cascade")
+    tiers["small"].model = "small-1"
+    route = route_of(llm.chat_with_tools([TOOL], user_msg=easy))
+    assert not route["attempts"][0]["accepted"]
+    assert "weather" in route["attempts"][0]["reason"] or "cannot be read" in route["attempts"][0]["reason"]
+
+
 async def test_a_call_that_fits_is_read_by_who_made_it(make: Make, easy: str) -> None:
     """The small tier's calls are in a shape that only it reads."""
     llm, tiers = make({name: {"picks": [GOOD]} for name in TIERS}, uncalibrated="cascade", stream_policy="route")
