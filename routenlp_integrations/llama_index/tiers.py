@@ -62,6 +62,7 @@ class TierLLM:
     name: str
     llm: LLM
     _silent: LLM | None = field(default=None, repr=False)
+    _copied: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, name: str, given: Any) -> "TierLLM":
@@ -82,12 +83,14 @@ class TierLLM:
         """The LLM, or a shallow copy of it with no callback handlers: an answer must not be counted twice."""
         if not self.llm.callback_manager.handlers:
             return self.llm
-        if self._silent is None:
+        silent, now = self._silent, self.llm.__dict__
+        if silent is None or any(self._copied.get(name) is not value for name, value in now.items()):
             manager = CallbackManager()
             # A new manager takes over the handlers of the settings; they are theirs and stay as they are.
             manager.handlers = []
-            self._silent = self.llm.model_copy(update={"callback_manager": manager})
-        return self._silent
+            silent = self.llm.model_copy(update={"callback_manager": manager})
+            self._silent, self._copied = silent, dict(now)
+        return silent
 
     def _arguments(self, llm: LLM, call: Call) -> dict[str, Any]:
         """All arguments of this tier's call; tools are prepared its own way."""

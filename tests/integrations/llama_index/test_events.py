@@ -107,6 +107,9 @@ def test_a_tiers_own_handlers_are_left_alone(make: Make, easy: str) -> None:
     assert len(tiers["small"].calls) == 1
     tiers["small"].chat(user(easy))
     assert len(counter.llm_token_counts) == 1
+    tiers["small"].reply = "I am sure it is good."
+    assert llm.chat(user(easy), tier="small").message.content == "I am sure it is good."
+    assert len(counter.llm_token_counts) == 1
 
 
 @pytest.mark.parametrize("how", EVERY)
