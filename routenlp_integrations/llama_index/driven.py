@@ -19,14 +19,12 @@ from routenlp_integrations.llama_index.forms import form_of
 from routenlp_integrations.llama_index.messages import (
     Response,
     content_departure,
-    model_name_of,
     sent_tokens,
     with_route,
 )
+from routenlp_integrations.llama_index.query import Query
 from routenlp_integrations.llama_index.streaming import Screen, last_chunk
 from router_core.call_plan import (
-    Plan,
-    checked_model,
     decoding_changes,
     form_departure,
     plan_call,
@@ -34,7 +32,7 @@ from router_core.call_plan import (
 )
 from router_core.driving import Step, Steps, advance, aperform, break_off, perform, walking
 from router_core.policy import CASCADE
-from router_core.route import Answer, Route
+from router_core.route import Route
 from router_core.route_text import route_text
 from router_core.showing import Deadline, leaving
 from router_core.sticky import conversation_key
@@ -53,14 +51,14 @@ class DrivenLLM(AssembledLLM):
         given = None if messages is None else list(messages)
         return Call(given, prompt, formatted, kwargs, form_of(kwargs))
 
-    def _plan(self, call: Call, asked: Asked, policy: str | None) -> Plan:
-        """The plan of a call; policy None is that of streams."""
-        task = asked.task or self.task
+    def _begin(self, call: Call, asked: Asked, policy: str | None, span: str | None) -> Query:
+        """Plan a query; without a policy, by that of streams."""
+        router, task = self.router, asked.task or self.task
         made = plan_call(
-            self.router,
+            router,
             call,
             route_text(call.said),
-            policy or streamed_policy(self.router, self.stream_policy, task),
+            policy or streamed_policy(router, self.stream_policy, task),
             task=task,
             tier=asked.tier,
             forced_by="tier=",
@@ -72,10 +70,10 @@ class DrivenLLM(AssembledLLM):
         )
         if self._sticky is not None:
             key = conversation_key(call.said, asked.conversation)
-            made = replace(made, start=self._sticky.start(self.router, made.start, key), key=key)
+            made = replace(made, start=self._sticky.start(router, made.start, key), key=key)
         if self.budget is not None:
             made = replace(made, run=asked.conversation or asked.run, prompt_tokens=sent_tokens(call))
-        return made
+        return Query(router, made, span)
 
     async def _aside(self, work: Callable[..., T], *given: Any) -> T:
         """Do what may take milliseconds off the event loop, and what takes less than the way to a thread here."""
@@ -83,9 +81,10 @@ class DrivenLLM(AssembledLLM):
             return work(*given)
         return await asyncio.to_thread(work, *given)
 
-    def _walk(self, made: Plan) -> Steps:
+    def _walk(self, query: Query) -> Steps:
+        made = query.plan
         return walk(
-            self.router,
+            query.router,
             made.start,
             self.on_failure,
             self.on_reference_failure,
@@ -95,50 +94,47 @@ class DrivenLLM(AssembledLLM):
             prompt_tokens=made.prompt_tokens,
         )
 
-    def _heard(self, tier: str, reply: Answer | Exception) -> Answer | Exception:
-        return checked_model(self.router, tier, reply, model_name_of(reply.raw)) if isinstance(reply, Answer) else reply
-
-    def _finish(self, made: Plan, route: Route, span: str | None) -> Route:
-        if self._sticky is not None and made.key is not None:
-            self._sticky.served(made.key, route.tier)
-        route = made.finish(route, self.router.lapses.why(route.scope))
-        dispatcher.event(RoutingDecisionEvent.of(route, span_id=span))
+    def _finish(self, query: Query, route: Route) -> Route:
+        if self._sticky is not None and query.plan.key is not None:
+            self._sticky.served(query.plan.key, route.tier)
+        route = query.finish(route)
+        dispatcher.event(RoutingDecisionEvent.of(route, span_id=query.span))
         return route
 
     def _answer(self, call: Call, asked: Asked) -> Response:
-        span, made = active_span_id.get(), self._plan(call, asked, CASCADE)
-        with walking(self._walk(made)) as steps:
+        query = self._begin(call, asked, CASCADE, active_span_id.get())
+        with walking(self._walk(query)) as steps:
             step = advance(steps)
             while isinstance(step, Step):
                 tier = self._tiers[step]
-                step = advance(steps, self._heard(step, perform(step, lambda: tier.ask(call, span))))  # noqa: B023
-        return with_route(self._finish(made, step, span))
+                step = advance(steps, query.heard(step, perform(step, lambda: tier.ask(call, query.span))))  # noqa: B023
+        return with_route(self._finish(query, step))
 
     async def _aanswer(self, call: Call, asked: Asked) -> Response:
-        span, made = active_span_id.get(), await self._aside(self._plan, call, asked, CASCADE)
-        with walking(self._walk(made)) as steps:
+        query = await self._aside(self._begin, call, asked, CASCADE, active_span_id.get())
+        with walking(self._walk(query)) as steps:
             step = advance(steps)
             while isinstance(step, Step):
                 tier = self._tiers[step]
-                reply = await aperform(step, lambda: tier.aask(call, span))  # noqa: B023
-                step = await self._aside(advance, steps, self._heard(step, reply))
-        return with_route(self._finish(made, step, span))
+                reply = await aperform(step, lambda: tier.aask(call, query.span))  # noqa: B023
+                step = await self._aside(advance, steps, query.heard(step, reply))
+        return with_route(self._finish(query, step))
 
-    def _chunks(self, made: Plan, span: str | None) -> Generator[Response, None, None]:
-        call: Call = made.call
-        with walking(self._walk(made)) as steps:
+    def _chunks(self, query: Query) -> Generator[Response, None, None]:
+        call: Call = query.plan.call
+        with walking(self._walk(query)) as steps:
             step = advance(steps)
             while isinstance(step, Step):
                 tier = self._tiers[step]
-                if made.start.policy_name == CASCADE and not step.final:
-                    step = advance(steps, self._heard(step, perform(step, lambda: tier.ask(call, span))))  # noqa: B023
+                if query.plan.start.policy_name == CASCADE and not step.final:
+                    step = advance(steps, query.heard(step, perform(step, lambda: tier.ask(call, query.span))))  # noqa: B023
                     continue
                 screen = Screen(step, call, final=step.final)
                 if step.wait_seconds:
                     time.sleep(step.wait_seconds)
                 until_shown = Deadline(step.timeout_seconds)
                 try:
-                    with leaving(tier.stream(call, span)) as chunks:
+                    with leaving(tier.stream(call, query.span)) as chunks:
                         while (chunk := until_shown.next(chunks)) is not None:
                             for ready in screen.add(chunk):
                                 until_shown.lift()
@@ -149,24 +145,24 @@ class DrivenLLM(AssembledLLM):
                         raise screen.broken(error) from error
                     step = advance(steps, error)
                 else:
-                    step = advance(steps, self._heard(step, screen.answer(tier.llm)))
-        yield last_chunk(self._finish(made, step, span))
+                    step = advance(steps, query.heard(step, screen.answer(tier.llm)))
+        yield last_chunk(self._finish(query, step))
 
-    async def _achunks(self, made: Plan, span: str | None) -> AsyncGenerator[Response, None]:
-        call: Call = made.call
-        with walking(self._walk(made)) as steps:
+    async def _achunks(self, query: Query) -> AsyncGenerator[Response, None]:
+        call: Call = query.plan.call
+        with walking(self._walk(query)) as steps:
             step = advance(steps)
             while isinstance(step, Step):
                 tier = self._tiers[step]
-                if made.start.policy_name == CASCADE and not step.final:
-                    reply = await aperform(step, lambda: tier.aask(call, span))  # noqa: B023
-                    step = await self._aside(advance, steps, self._heard(step, reply))
+                if query.plan.start.policy_name == CASCADE and not step.final:
+                    reply = await aperform(step, lambda: tier.aask(call, query.span))  # noqa: B023
+                    step = await self._aside(advance, steps, query.heard(step, reply))
                     continue
                 screen = Screen(step, call, final=step.final)
                 await asyncio.sleep(step.wait_seconds)
                 until_shown = Deadline(step.timeout_seconds)
                 try:
-                    async with aclosing(tier.astream(call, span)) as chunks:
+                    async with aclosing(tier.astream(call, query.span)) as chunks:
                         while (chunk := await until_shown.of(anext(chunks, None))) is not None:
                             for ready in screen.add(chunk):
                                 until_shown.lift()
@@ -177,5 +173,5 @@ class DrivenLLM(AssembledLLM):
                         raise screen.broken(error) from error
                     step = advance(steps, error)
                 else:
-                    step = await self._aside(advance, steps, self._heard(step, screen.answer(tier.llm)))
-        yield last_chunk(self._finish(made, step, span))
+                    step = await self._aside(advance, steps, query.heard(step, screen.answer(tier.llm)))
+        yield last_chunk(self._finish(query, step))

@@ -31,6 +31,8 @@ class RoutingDecisionEvent(BaseEvent):
         One sentence.
     budget
         What a budget has paid so far; None without one.
+    id
+        Of the route in the ledger, for feedback; None when it is not kept.
     """
 
     tier: str
@@ -41,6 +43,7 @@ class RoutingDecisionEvent(BaseEvent):
     certificate: dict[str, Any] | None
     reason: str
     budget: dict[str, Any] | None = None
+    id: str | None = None
 
     @classmethod
     def class_name(cls) -> str:

@@ -173,26 +173,28 @@ class RoutingLLM(ToolCallingLLM):
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer a conversation chunk by chunk; see `LLM.stream_chat`."""
         asked, kwargs = Asked.taken(kwargs)
-        made = self._plan(self._call(messages, "", False, kwargs), asked, None)
-        return self._chunks(made, active_span_id.get())  # type: ignore[return-value]
+        query = self._begin(self._call(messages, "", False, kwargs), asked, None, active_span_id.get())
+        return self._chunks(query)  # type: ignore[return-value]
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Complete a prompt chunk by chunk; see `LLM.stream_complete`."""
         asked, kwargs = Asked.taken(kwargs)
-        made = self._plan(self._call(None, prompt, formatted, kwargs), asked, None)
-        return self._chunks(made, active_span_id.get())  # type: ignore[return-value]
+        query = self._begin(self._call(None, prompt, formatted, kwargs), asked, None, active_span_id.get())
+        return self._chunks(query)  # type: ignore[return-value]
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Answer a conversation chunk by chunk; see `LLM.astream_chat`."""
         asked, kwargs = Asked.taken(kwargs)
-        made = await self._aside(self._plan, self._call(messages, "", False, kwargs), asked, None)
-        return self._achunks(made, active_span_id.get())  # type: ignore[return-value]
+        call = self._call(messages, "", False, kwargs)
+        query = await self._aside(self._begin, call, asked, None, active_span_id.get())
+        return self._achunks(query)  # type: ignore[return-value]
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """Complete a prompt chunk by chunk; see `LLM.astream_complete`."""
         asked, kwargs = Asked.taken(kwargs)
-        made = await self._aside(self._plan, self._call(None, prompt, formatted, kwargs), asked, None)
-        return self._achunks(made, active_span_id.get())  # type: ignore[return-value]
+        call = self._call(None, prompt, formatted, kwargs)
+        query = await self._aside(self._begin, call, asked, None, active_span_id.get())
+        return self._achunks(query)  # type: ignore[return-value]

@@ -243,6 +243,6 @@ def test_answers_calibrated_by_schema(make: Make, easy: str) -> None:
     models[view.models] = replace(kept, answers=answers)
     llm.router = replace(llm.router, scorer=replace(llm.router.scorer, models=models))
     params = {"tools": ToolRequest([TOOL])}
-    made = llm._plan(Call(user(easy), "", False, params, form_of(params)), Asked(), "cascade")
+    made = llm._begin(Call(user(easy), "", False, params, form_of(params)), Asked(), "cascade", None).plan
     assert (made.start.forced, made.void) == (False, "")
     assert isinstance(tiers["small"], ScriptedLLM)
