@@ -37,3 +37,22 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / "small"
     fit_small(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def student_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle fitted on `tiny_student.student_records`, its small tier being the tiny student."""
+    from dataclasses import replace
+
+    from bundles import PORTFOLIO, TIERS
+    from tiny_student import student_records, tiny_student
+
+    from router_core.fitting.fit_bundle import FitSettings, fit
+    from router_core.portfolio import Portfolio
+
+    student = tiny_student()
+    small, *others = PORTFOLIO.tiers
+    portfolio = Portfolio((replace(small, model=student.fingerprint), *others))
+    folder = tmp_path_factory.mktemp("student") / "bundle"
+    fit(student_records(student), out=folder, portfolio=portfolio, tiers=TIERS, settings=FitSettings(alpha=0.1))
+    return folder

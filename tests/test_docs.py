@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,3 +47,29 @@ def test_the_langchain_page_runs(
     assert told["followed"].releases.get().bundle_id == told["route"]["bundle"]  # type: ignore[attr-defined, index]
     asked = told["with_tools"].invoke("What is the weather in Rome?", config={"configurable": {"task": "mood"}})  # type: ignore[attr-defined]
     assert asked.response_metadata["routenlp"]["tier"] == "large"
+
+
+def test_the_llama_index_llm_page_runs(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each snippet runs with scripted LLMs for `small`, `medium` and `large`, and routes as the page says."""
+    pytest.importorskip("llama_index.core")
+    from bundles import SURE, TIERS
+    from llama_index.core import Settings
+    from llama_index.core.instrumentation import get_dispatcher
+    from scripted_llm import ScriptedLLM, route_of
+
+    shutil.copytree(small_bundle, tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Settings, "_llm", None)
+    root = get_dispatcher()
+    monkeypatch.setattr(root, "event_handlers", list(root.event_handlers))
+    told: dict[str, Any] = {name: ScriptedLLM(model=f"{name}-1", reply=SURE.format("good")) for name in TIERS}
+    page = ROOT / "docs" / "llama_index_llm.md"
+    exec(compile(snippets(page), str(page), "exec"), told)  # noqa: S102 - our own page
+    assert told["route"]["tier"] in TIERS
+    assert Settings.llm is told["llm"]
+    assert "The answer is good." in capsys.readouterr().out
+    assert route_of(told["called"])["tier"] == "large"
+    assert told["spent"][0][0] in TIERS
+    assert str(told["answer"]) == "The answer is good."

@@ -19,8 +19,8 @@ from langchain_core.messages import HumanMessage
 from routers import Clock, ProviderError
 from scripted import EVERY, STREAMS, Make, ScriptedModel, ask, route_of
 
-from routenlp_integrations.langchain import RoutingChatModel, chat_model, queried, streaming
-from router_core import Breaker, Budget
+from routenlp_integrations.langchain import RoutingChatModel, chat_model, queried
+from router_core import Breaker, Budget, showing
 from router_core.driving import aperform, perform
 from router_core.errors import TierError
 from router_core.lapse import Lapse, LapseWatch, write_lapses
@@ -77,7 +77,7 @@ async def test_a_stream_is_not_timed_once_it_shows(
     """After the first shown chunk the rest may take any time; the reference tier's too."""
     model, _ = make(timeout=30.0, stream_policy=policy)
     late = [0.0]
-    monkeypatch.setattr(streaming, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late[0]))
+    monkeypatch.setattr(showing, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late[0]))
     shown = []
     async for chunk in model.astream(easy, {"configurable": {"tier": "large"}}):
         shown.append(chunk.text)

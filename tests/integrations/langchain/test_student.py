@@ -7,12 +7,10 @@ import importlib
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import PORTFOLIO, TIERS
 from langchain_core.language_models import BaseChatModel
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -25,8 +23,6 @@ from tiny_student import promote, student_records, tiny_checkpoint, tiny_student
 from routenlp_integrations.langchain import RoutingChatModel, StudentChatModel
 from routenlp_integrations.langchain.recorded import recorded_tiers
 from router_core import BundleError, InputError
-from router_core.fitting.fit_bundle import FitSettings, fit
-from router_core.portfolio import Portfolio
 from router_core.records import Records
 from router_core.student import make_student
 
@@ -287,14 +283,10 @@ def records() -> Records:
     return student_records(tiny_student())
 
 
-@pytest.fixture(scope="module")
-def bundle(records: Records, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def bundle(student_bundle: Path) -> Path:
     """A bundle fitted on it."""
-    folder = tmp_path_factory.mktemp("student") / "bundle"
-    small, *others = PORTFOLIO.tiers
-    portfolio = Portfolio((replace(small, model=tiny_student().fingerprint), *others))
-    fit(records, out=folder, portfolio=portfolio, tiers=TIERS, settings=FitSettings(alpha=0.1))
-    return folder
+    return student_bundle
 
 
 @pytest.fixture

@@ -1,0 +1,41 @@
+"""RouteNLP for LlamaIndex: swap an LLM for `RoutingLLM` and change nothing else."""
+
+from typing import TYPE_CHECKING, Any
+
+from router_core.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from routenlp_integrations.llama_index.events import RoutingDecisionEvent
+    from routenlp_integrations.llama_index.llm import RoutingLLM
+    from routenlp_integrations.llama_index.student import StudentLLM
+
+__all__ = ["RoutingDecisionEvent", "RoutingLLM", "StudentLLM"]
+
+_HOME = {
+    "RoutingDecisionEvent": "events",
+    "RoutingLLM": "llm",
+    "StudentLLM": "student",
+}
+_EXTRA = {"llama_index": "llama-index"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a class when it is first asked for."""
+    if name not in _HOME:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module
+
+    try:
+        found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    except ModuleNotFoundError as error:
+        extra = _EXTRA.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise MissingExtraError(extra, f"use {name}") from error
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

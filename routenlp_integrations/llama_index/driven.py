@@ -1,0 +1,177 @@
+"""The way of one call through the tiers: planned, walked, shown, told; synchronously, asynchronously and in chunks."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
+from llama_index.core.instrumentation.span import active_span_id
+
+from routenlp_integrations.llama_index.assembled import AssembledLLM
+from routenlp_integrations.llama_index.calls import Asked, Call
+from routenlp_integrations.llama_index.capabilities import lacking
+from routenlp_integrations.llama_index.events import RoutingDecisionEvent
+from routenlp_integrations.llama_index.forms import form_of
+from routenlp_integrations.llama_index.messages import (
+    Response,
+    content_departure,
+    sent_tokens,
+    with_route,
+)
+from routenlp_integrations.llama_index.query import Query
+from routenlp_integrations.llama_index.streaming import Screen, last_chunk
+from router_core.call_plan import (
+    decoding_changes,
+    form_departure,
+    plan_call,
+    streamed_policy,
+)
+from router_core.driving import Step, Steps, advance, aperform, break_off, perform, walking
+from router_core.policy import CASCADE
+from router_core.route import Route
+from router_core.route_text import route_text
+from router_core.showing import Deadline, leaving
+from router_core.sticky import conversation_key
+from router_core.walk import walk
+
+__all__ = ["DrivenLLM"]
+
+T = TypeVar("T")
+dispatcher = get_dispatcher(__name__)
+
+
+class DrivenLLM(AssembledLLM):
+    """The part of a `RoutingLLM` that carries a call through the tiers."""
+
+    def _call(self, messages: Sequence[ChatMessage] | None, prompt: str, formatted: bool, kwargs: Any) -> Call:
+        given = None if messages is None else list(messages)
+        return Call(given, prompt, formatted, kwargs, form_of(kwargs))
+
+    def _begin(self, call: Call, asked: Asked, policy: str | None, span: str | None) -> Query:
+        """Plan a query; without a policy, by that of streams."""
+        router, task = self.router, asked.task or self.task
+        made = plan_call(
+            router,
+            call,
+            route_text(call.said),
+            policy or streamed_policy(router, self.stream_policy, task),
+            task=task,
+            tier=asked.tier,
+            forced_by="tier=",
+            uncalibrated=self.uncalibrated,
+            lacks=lacking(call, self._abilities),
+            content=content_departure(call.messages),
+            form=form_departure(call.params),
+            changed=decoding_changes(call.params, {}),
+        )
+        if self._sticky is not None:
+            key = conversation_key(call.said, asked.conversation)
+            made = replace(made, start=self._sticky.start(router, made.start, key), key=key)
+        if self.budget is not None:
+            made = replace(made, run=asked.conversation or asked.run, prompt_tokens=sent_tokens(call))
+        return Query(router, made, span)
+
+    async def _aside(self, work: Callable[..., T], *given: Any) -> T:
+        """Do what may take milliseconds off the event loop, and what takes less than the way to a thread here."""
+        if self.router.quick:
+            return work(*given)
+        return await asyncio.to_thread(work, *given)
+
+    def _walk(self, query: Query) -> Steps:
+        made = query.plan
+        return walk(
+            query.router,
+            made.start,
+            self.on_failure,
+            self.on_reference_failure,
+            limits=self._limits,
+            able=made.able,
+            run=made.run,
+            prompt_tokens=made.prompt_tokens,
+        )
+
+    def _finish(self, query: Query, route: Route) -> Route:
+        if self._sticky is not None and query.plan.key is not None:
+            self._sticky.served(query.plan.key, route.tier)
+        route = query.finish(route)
+        dispatcher.event(RoutingDecisionEvent.of(route, span_id=query.span))
+        return route
+
+    def _answer(self, call: Call, asked: Asked) -> Response:
+        query = self._begin(call, asked, CASCADE, active_span_id.get())
+        with walking(self._walk(query)) as steps:
+            step = advance(steps)
+            while isinstance(step, Step):
+                tier = self._tiers[step]
+                step = advance(steps, query.heard(step, perform(step, lambda: tier.ask(call, query.span))))  # noqa: B023
+        return with_route(self._finish(query, step))
+
+    async def _aanswer(self, call: Call, asked: Asked) -> Response:
+        query = await self._aside(self._begin, call, asked, CASCADE, active_span_id.get())
+        with walking(self._walk(query)) as steps:
+            step = advance(steps)
+            while isinstance(step, Step):
+                tier = self._tiers[step]
+                reply = await aperform(step, lambda: tier.aask(call, query.span))  # noqa: B023
+                step = await self._aside(advance, steps, query.heard(step, reply))
+        return with_route(self._finish(query, step))
+
+    def _chunks(self, query: Query) -> Generator[Response, None, None]:
+        call: Call = query.plan.call
+        with walking(self._walk(query)) as steps:
+            step = advance(steps)
+            while isinstance(step, Step):
+                tier = self._tiers[step]
+                if query.plan.start.policy_name == CASCADE and not step.final:
+                    step = advance(steps, query.heard(step, perform(step, lambda: tier.ask(call, query.span))))  # noqa: B023
+                    continue
+                screen = Screen(step, call, final=step.final)
+                if step.wait_seconds:
+                    time.sleep(step.wait_seconds)
+                until_shown = Deadline(step.timeout_seconds)
+                try:
+                    with leaving(tier.stream(call, query.span)) as chunks:
+                        while (chunk := until_shown.next(chunks)) is not None:
+                            for ready in screen.add(chunk):
+                                until_shown.lift()
+                                yield ready
+                except Exception as error:
+                    if screen.shown:
+                        break_off(steps, error)
+                        raise screen.broken(error) from error
+                    step = advance(steps, error)
+                else:
+                    step = advance(steps, query.heard(step, screen.answer(tier.llm)))
+        yield last_chunk(self._finish(query, step))
+
+    async def _achunks(self, query: Query) -> AsyncGenerator[Response, None]:
+        call: Call = query.plan.call
+        with walking(self._walk(query)) as steps:
+            step = advance(steps)
+            while isinstance(step, Step):
+                tier = self._tiers[step]
+                if query.plan.start.policy_name == CASCADE and not step.final:
+                    reply = await aperform(step, lambda: tier.aask(call, query.span))  # noqa: B023
+                    step = await self._aside(advance, steps, query.heard(step, reply))
+                    continue
+                screen = Screen(step, call, final=step.final)
+                await asyncio.sleep(step.wait_seconds)
+                until_shown = Deadline(step.timeout_seconds)
+                try:
+                    async with aclosing(tier.astream(call, query.span)) as chunks:
+                        while (chunk := await until_shown.of(anext(chunks, None))) is not None:
+                            for ready in screen.add(chunk):
+                                until_shown.lift()
+                                yield ready
+                except Exception as error:
+                    if screen.shown:
+                        break_off(steps, error)
+                        raise screen.broken(error) from error
+                    step = advance(steps, error)
+                else:
+                    step = await self._aside(advance, steps, query.heard(step, screen.answer(tier.llm)))
+        yield last_chunk(self._finish(query, step))

@@ -1,0 +1,227 @@
+"""`StudentLLM`: the same answers by every entrance, what it refuses, releases that change, its place as a tier."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundles import TIERS
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
+from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+from llama_index.core.llms import LLM
+from scripted_llm import EVERY, ScriptedLLM, ask, chunks_of, route_of, said, user
+from tiny_student import promote, student_records, tiny_checkpoint, tiny_student, write_release
+
+from routenlp_integrations.llama_index import RoutingLLM, StudentLLM
+from router_core import Answer, BundleError, Cascade, InputError
+from router_core.records import Records
+from router_core.router import Router
+from router_core.student import make_student
+
+QUERY = "Review 3: I love this lamp"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A ROOT with one release of the tier small."""
+    return write_release(tmp_path / "root", "r1", small=tiny_checkpoint())
+
+
+@pytest.fixture
+def llm(root: Path) -> StudentLLM:
+    """The student of that release."""
+    return StudentLLM(root, tier="small")
+
+
+@pytest.mark.parametrize("how", EVERY)
+async def test_every_entrance_gives_the_same(llm: StudentLLM, how: str) -> None:
+    """Text, tokens, name and signals are the student's, whichever way it is asked; a stream is one chunk."""
+    found = tiny_student().answer(QUERY)
+    (response,) = await chunks_of(llm, how, QUERY)
+    assert said(response) == found.text == "good"
+    assert response.additional_kwargs == {
+        "model_name": f"routenlp-student/small@{tiny_checkpoint().fingerprint[:12]}",
+        "signals": {"own_confidence": found.signals["own_confidence"], "template_matched": 1.0},
+    }
+    assert response.raw["usage"] == {"prompt_tokens": found.prompt_tokens, "completion_tokens": 1, "total_tokens": 13}
+    if "stream" in how:
+        assert response.delta == "good"
+
+
+def test_the_last_human_turn_is_asked(llm: StudentLLM) -> None:
+    """As prompts stand in the records: without system turns and what was said before."""
+    history = [ChatMessage(role=MessageRole.SYSTEM, content="Be brief."), *user("no"), *user(QUERY)]
+    assert llm.chat(history).raw == llm.complete(QUERY).raw
+
+
+def test_what_it_is(llm: StudentLLM) -> None:
+    """A chat model without functions, of a window that limits nobody; tokens are counted by its own tokenizer."""
+    assert isinstance(llm, LLM)
+    assert llm.class_name() == "StudentLLM"
+    told = llm.metadata
+    assert (told.is_chat_model, told.is_function_calling_model) == (True, False)
+    assert told.model_name == make_student(tiny_checkpoint()).name
+    assert told.context_window >= 100_000
+    assert llm.fingerprint == tiny_checkpoint().fingerprint
+    counter = TokenCountingHandler(tokenizer=str.split)
+    llm.callback_manager = CallbackManager([counter])
+    llm.chat(user(QUERY))
+    assert (counter.prompt_llm_token_count, counter.completion_llm_token_count) == (12, 1)
+
+
+@pytest.mark.parametrize("how", ["achat", "acomplete", "astream_chat", "astream_complete"])
+async def test_the_event_loop_is_not_blocked(llm: StudentLLM, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Asked asynchronously, the student works on another thread."""
+    seen: set[int] = set()
+    kind = type(llm._source.get())
+    real: Any = kind._answer
+
+    def spied(self: Any, text: str) -> Any:
+        seen.add(threading.get_ident())
+        return real(self, text)
+
+    monkeypatch.setattr(kind, "_answer", spied)
+    await ask(llm, how, QUERY)
+    assert seen
+    assert threading.get_ident() not in seen
+
+
+def test_tools_and_images_are_refused(llm: StudentLLM) -> None:
+    """It says what it cannot do; an image before the last turn does not matter."""
+    for name in ("tools", "response_format"):
+        with pytest.raises(NotImplementedError, match=f"a student takes no {name}"):
+            llm.chat(user(QUERY), **{name: [{"type": "json_object"}]})
+    seen = ChatMessage(
+        role=MessageRole.USER, blocks=[TextBlock(text=QUERY), ImageBlock(url="https://example.org/a.png")]
+    )
+    with pytest.raises(InputError, match="reads text only, and the query holds"):
+        llm.chat([seen])
+    assert said(llm.chat([seen, *user(QUERY)])) == "good"
+
+
+def test_a_wrong_folder_is_a_bundle_error(tmp_path: Path, root: Path, small_bundle: Path) -> None:
+    """No validation error of pydantic's hides what is wrong."""
+    with pytest.raises(BundleError, match="is not a checkpoint"):
+        StudentLLM(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="is not a checkpoint"):
+        StudentLLM(small_bundle)
+    with pytest.raises(BundleError, match="no checkpoint of tier 'large'"):
+        StudentLLM(root, tier="large")
+    with pytest.raises(InputError, match="nothing to watch"):
+        StudentLLM(root / "releases" / "r1" / "checkpoints" / "small", watch=True)
+
+
+def test_copies_answer_the_same(llm: StudentLLM) -> None:
+    """Pickle, deepcopy and LlamaIndex's dictionary keep fingerprint and answers."""
+    revived = StudentLLM.from_dict(json.loads(llm.to_json()))
+    for other in (pickle.loads(pickle.dumps(llm)), copy.deepcopy(llm), llm.model_copy(), revived):  # noqa: S301
+        assert other.fingerprint == llm.fingerprint
+        assert other.chat(user(QUERY)) == llm.chat(user(QUERY))
+
+
+def test_promotions_under_load(root: Path) -> None:
+    """Of many queries during promotions none is lost, and each has text and name of one release."""
+    llm = StudentLLM(root, tier="small", watch=True)
+    llm._source._watch._every_s = llm._source._watch._due = 0.0  # type: ignore[union-attr]
+    second = tiny_checkpoint(labels=("bad", "good"))
+    second.save(root / "releases" / "r2" / "checkpoints" / "small")
+    wanted = {make_student(tiny_checkpoint()).name: "good", make_student(second).name: "bad"}
+    with ThreadPoolExecutor(16) as pool:
+        pending = []
+        for number in range(256):
+            if number % 32 == 0:
+                promote(root, ("r1", "r2")[number // 32 % 2])
+            pending.append(pool.submit(llm.complete, QUERY))
+        found = [one.result() for one in pending]
+    assert all(one.text == wanted[one.additional_kwargs["model_name"]] for one in found)
+    assert {one.text for one in found} == {"good", "bad"}
+
+
+# A tier of the router
+
+
+class _Silent(StudentLLM):
+    """Mutant: a student that does not tell its confidence."""
+
+    def _answer(self, prompt: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        found = super()._answer(prompt, params)
+        del found["additional_kwargs"]["signals"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def records() -> Records:
+    """The small population, its small tier answered by the student."""
+    return student_records(tiny_student())
+
+
+@pytest.fixture
+def bundle(student_bundle: Path) -> Path:
+    """A bundle fitted on it."""
+    return student_bundle
+
+
+@pytest.fixture
+def queries(records: Records) -> list[str]:
+    """Test queries of the task "mood"."""
+    return [
+        prompt
+        for prompt, task, split in zip(records.prompt, records.task, records.split, strict=True)
+        if (task, split) == ("mood", "test")
+    ]
+
+
+def _recorded(records: Records) -> dict[str, Any]:
+    """The other tiers, answering as they did."""
+    told = records.response or []
+    answers = {name: dict(zip(records.prompt, (row[m] for row in told), strict=True)) for m, name in enumerate(TIERS)}
+    return {n: ScriptedLLM(model=f"{n}-1", reply=lambda q, n=n: answers[n][q] or "") for n in TIERS[1:]}  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("how", ["chat", "complete"])
+def test_own_confidence_is_evidence(root: Path, bundle: Path, records: Records, queries: list[str], how: str) -> None:
+    """As a tier the student is routed as the core routes its answers, to the last bit of every confidence."""
+    student, others = tiny_student(), _recorded(records)
+    live = RoutingLLM.from_bundle(bundle, {**others, "small": StudentLLM(root, tier="small")}, task="mood")
+
+    def small(query: str) -> Answer:
+        found = student.answer(query)
+        return Answer(found.text, found.prompt_tokens, found.completion_tokens, signals=found.signals)
+
+    tiers: dict[str, Any] = {n: lambda q, n=n: Answer(others[n].reply(q), 10, 5) for n in TIERS[1:]}  # type: ignore[misc]
+    core = Cascade(Router.load(bundle), {"small": small, **tiers})
+    served = []
+    for query in queries:
+        one = route_of(getattr(live, how)(user(query) if how == "chat" else query))
+        two = core.run(query, "mood")
+        assert one["attempts"] == [
+            {name: getattr(attempt, name) for name in ("tier", "confidence", "cost_usd", "accepted", "reason")}
+            for attempt in two.attempts
+        ]
+        served.append(one["tier"])
+    assert served.count("small") > 2
+
+
+def test_mutant_without_signals_escalates(root: Path, bundle: Path, records: Records, queries: list[str]) -> None:
+    """Without its confidence no answer of the student is served: the evidence model needs it."""
+    tiers = {**_recorded(records), "small": _Silent(root, tier="small")}
+    llm = RoutingLLM.from_bundle(bundle, tiers, task="mood")
+    asked = [a for query in queries for a in route_of(llm.complete(query))["attempts"] if a["tier"] == "small"]
+    assert asked
+    assert not any(attempt["accepted"] for attempt in asked)
+    assert all("a signal the evidence model needs is missing" in attempt["reason"] for attempt in asked)
+
+
+def test_a_student_leaves_the_routers_metadata_alone(root: Path, bundle: Path, records: Records) -> None:
+    """The window is that of the other tiers, and tools go to those that can, if the user says so."""
+    tiers = {**_recorded(records), "small": StudentLLM(root, tier="small")}
+    llm = RoutingLLM.from_bundle(bundle, tiers, is_function_calling_model=True)
+    assert (llm.metadata.context_window, llm.metadata.num_output) == (4096, 256)
+    assert llm.metadata.is_function_calling_model
