@@ -1,0 +1,43 @@
+"""RouteNLP for LlamaIndex: swap `RouterQueryEngine`, a selector or an LLM for ours and change nothing else."""
+
+from typing import TYPE_CHECKING, Any
+
+from router_core.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from routenlp_integrations.llama_index.embedding import RouterEmbedding
+    from routenlp_integrations.llama_index.groups import EngineGroup
+    from routenlp_integrations.llama_index.query_engine import RouterQueryEngine
+    from routenlp_integrations.llama_index.recording import record_engines
+    from routenlp_integrations.llama_index.unfitted import AnswerRule
+
+__all__ = ["AnswerRule", "EngineGroup", "RouterEmbedding", "RouterQueryEngine", "record_engines"]
+
+_HOME = {
+    "AnswerRule": "unfitted",
+    "EngineGroup": "groups",
+    "RouterEmbedding": "embedding",
+    "RouterQueryEngine": "query_engine",
+    "record_engines": "recording",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first asked for."""
+    if name not in _HOME:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module
+
+    try:
+        found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "llama_index":
+            raise
+        raise MissingExtraError("llama-index", f"use {name}") from error
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
