@@ -75,7 +75,7 @@ _PRODUCT_TEXTS = (
     "delivered in a {store} box.",
     "Brenholt has built the {name}, a {kind}, since {year}. {designer} drew it. In the hand it comes to {grams} grams; "
     "the battery lasts {hours} hours. Buyers pay {euros} euros and are covered for {warranty} years. The {name} comes in "
-    "{colour} only. Cold does not trouble it above minus {coldest} degrees. A {store} box is part of the set.",
+    "{colour} only. Cold does not trouble it above minus {coldest} degrees. The box that comes with it is of {store}.",
     "A {kind} by {designer}: the {name} went on sale in {year} at {euros} euros. {warranty} years of warranty come with "
     "it, and so does a {store} box. Weight: {grams} grams. Battery: {hours} hours. Colour: {colour}. Lowest "
     "temperature: minus {coldest} degrees.",

@@ -5,18 +5,16 @@ from typing import TYPE_CHECKING, Any
 from router_core.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from routenlp_integrations.llama_index.embedding import RouterEmbedding
     from routenlp_integrations.llama_index.groups import EngineGroup
     from routenlp_integrations.llama_index.query_engine import RouterQueryEngine
     from routenlp_integrations.llama_index.recording import record_engines
     from routenlp_integrations.llama_index.unfitted import AnswerRule
 
-__all__ = ["AnswerRule", "EngineGroup", "RouterEmbedding", "RouterQueryEngine", "record_engines"]
+__all__ = ["AnswerRule", "EngineGroup", "RouterQueryEngine", "record_engines"]
 
 _HOME = {
     "AnswerRule": "unfitted",
     "EngineGroup": "groups",
-    "RouterEmbedding": "embedding",
     "RouterQueryEngine": "query_engine",
     "record_engines": "recording",
 }
