@@ -1,10 +1,11 @@
 """What a tier returned, one attempt, and the whole trace of one query."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Answer", "Attempt", "Route"]
+__all__ = ["Answer", "Attempt", "Route", "route_metadata"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +112,31 @@ class Route:
             "reason": self.reason,
             "budget": self.budget,
         }
+
+
+def route_metadata(route: Route) -> dict[str, Any]:
+    """What an answer tells of its route in every framework: plain JSON values, a budget only where there is one."""
+    return {
+        "tier": route.tier,
+        "attempts": [
+            {
+                "tier": attempt.tier,
+                "confidence": _finite(attempt.confidence),
+                "cost_usd": attempt.cost_usd,
+                "accepted": attempt.accepted,
+                "reason": attempt.reason,
+                **({"retries": attempt.retries} if attempt.retries else {}),
+            }
+            for attempt in route.attempts
+        ],
+        "cost_usd": route.cost_usd,
+        "task": route.task,
+        "bundle": route.bundle,
+        "certificate": route.certificate,
+        "reason": route.reason,
+        **({"budget": route.budget} if route.budget else {}),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

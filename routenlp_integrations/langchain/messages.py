@@ -15,7 +15,9 @@ from langchain_core.messages import (
 )
 from langchain_core.outputs import ChatGeneration, ChatResult
 
+from router_core.call_plan import FILTERED, SCHEMA_VALID
 from router_core.cascade import Answer, Route
+from router_core.route import route_metadata
 from router_core.router import estimate_tokens
 
 if TYPE_CHECKING:
@@ -31,13 +33,6 @@ _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
     (FunctionMessage, "tool"),
 )
 _OTHER_ROLES = {"user": "human", "assistant": "ai", "developer": "system"}
-_FILTERED = frozenset({
-    "content_filter", "content_filtered", "safety", "refusal", "recitation", "prohibited_content", "blocklist", "spii",
-    "image_safety", "guardrail_intervened",
-})  # fmt: skip
-"""Reasons, as providers name them, that an answer was withheld."""
-SCHEMA_VALID = "schema_valid"
-"""Signal: 1 when an answer fits the schema it was asked in, 0 when it does not."""
 
 
 def turns(messages: Sequence[BaseMessage]) -> list[tuple[str, str]]:
@@ -128,7 +123,7 @@ def _uncovered(generation: ChatGeneration, *, asked: bool) -> str:
     if calls and not asked:
         return "answer has tool calls, which calib did not have"
     told = _metadata(generation)
-    if {str(told.get(name, "")).lower() for name in ("finish_reason", "stop_reason", "stopReason")} & _FILTERED:
+    if {str(told.get(name, "")).lower() for name in ("finish_reason", "stop_reason", "stopReason")} & FILTERED:
         return "answer was filtered by the provider"
     if message.additional_kwargs.get("refusal"):
         return "the model refused to answer"
@@ -140,34 +135,6 @@ def model_name_of(result: ChatResult) -> str | None:
     known = {**(result.llm_output or {}), **(_metadata(result.generations[0]) if result.generations else {})}
     name = known.get("model_name")
     return name if isinstance(name, str) and name else None
-
-
-def route_metadata(route: Route) -> dict[str, Any]:
-    """What ``response_metadata["routenlp"]`` holds: plain JSON values, and a budget only where there is one."""
-    return {
-        "tier": route.tier,
-        "attempts": [
-            {
-                "tier": attempt.tier,
-                "confidence": _finite(attempt.confidence),
-                "cost_usd": attempt.cost_usd,
-                "accepted": attempt.accepted,
-                "reason": attempt.reason,
-                **({"retries": attempt.retries} if attempt.retries else {}),
-            }
-            for attempt in route.attempts
-        ],
-        "cost_usd": route.cost_usd,
-        "task": route.task,
-        "bundle": route.bundle,
-        "certificate": route.certificate,
-        "reason": route.reason,
-        **({"budget": route.budget} if route.budget else {}),
-    }
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def with_route(route: Route, declared: str) -> ChatResult:

@@ -18,6 +18,7 @@ from langchain_core.runnables import RunnableBinding
 
 from routenlp_integrations.langchain.messages import answer_of
 from routenlp_integrations.langchain.tracing import Trace, ended
+from router_core.call_plan import STRUCTURE
 from router_core.cascade import Answer
 from router_core.errors import InputError
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from routenlp_integrations.langchain.forms import Form
 
 __all__ = ["FREE_CHOICES", "STRUCTURE", "Call", "TierModel", "as_chunk"]
-
-STRUCTURE = "routenlp_structure"
-"""Argument of a call that holds the `Structure` asked for."""
 
 FREE_CHOICES = (None, False, "auto", "none")
 """Values of `tool_choice` that leave the model free to answer in text."""
