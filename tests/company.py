@@ -71,13 +71,13 @@ _PEOPLE = (
 _PRODUCT_TEXTS = (
     "The {name} is a {kind} from Brenholt Instruments. It was introduced in {year} and designed by {designer}. The "
     "{name} weighs {grams} grams and runs for {hours} hours on one charge. Its case is {colour}. The list price is "
-    "{euros} euros and includes a warranty of {warranty} years. It keeps working down to minus {coldest} degrees. It is "
-    "delivered in a {store} box.",
+    "{euros} euros and includes a warranty of {warranty} years. It keeps working down to minus {coldest} degrees. It "
+    "is delivered in a {store} box.",
     "Brenholt has built the {name}, a {kind}, since {year}. {designer} drew it. In the hand it comes to {grams} grams; "
-    "the battery lasts {hours} hours. Buyers pay {euros} euros and are covered for {warranty} years. The {name} comes in "
-    "{colour} only. Cold does not trouble it above minus {coldest} degrees. The box that comes with it is of {store}.",
-    "A {kind} by {designer}: the {name} went on sale in {year} at {euros} euros. {warranty} years of warranty come with "
-    "it, and so does a {store} box. Weight: {grams} grams. Battery: {hours} hours. Colour: {colour}. Lowest "
+    "the battery lasts {hours} hours. Buyers pay {euros} euros and are covered for {warranty} years. The {name} comes "
+    "in {colour} only. Cold does not trouble it above minus {coldest} degrees. The box that comes with it is {store}.",
+    "A {kind} by {designer}: the {name} went on sale in {year} at {euros} euros. {warranty} years of warranty come "
+    "with it, and so does a {store} box. Weight: {grams} grams. Battery: {hours} hours. Colour: {colour}. Lowest "
     "temperature: minus {coldest} degrees.",
 )
 _PRODUCT_ASKED = {

@@ -33,7 +33,9 @@ from llama_index.core.selectors import SelectorResult, SingleSelection
 from llama_index.core.tools import QueryEngineTool
 
 _WORD = re.compile(r"\w+")
-_COMMON = frozenset("a an and at by do does for from how in is it its of on the there to what when which who with".split())
+_COMMON = frozenset(
+    "a an and at by do does for from how in is it its of on the there to what when which who with".split()  # noqa: SIM905
+)
 
 
 class ScriptedSelector(BaseSelector):

@@ -14,9 +14,10 @@ from llama_index.core.schema import QueryBundle
 from llama_index.core.settings import Settings
 
 from routenlp_integrations.llama_index.group_streams import AsyncStream, Stream
-from routenlp_integrations.llama_index.groups import EngineGroup, streamed_policy, streams
+from routenlp_integrations.llama_index.groups import EngineGroup, streams
 from routenlp_integrations.llama_index.node_evidence import answer_of, text_of
-from routenlp_integrations.llama_index.routes import RouteLog, put, route_metadata
+from routenlp_integrations.llama_index.routes import RouteLog, put, told_of
+from router_core.call_plan import streamed_policy, unless_lapsed
 from router_core.driving import Step, Steps, advance, aperform, break_off, perform, walking
 from router_core.errors import InputError, TierError
 from router_core.policy import CASCADE, ROUTE_ONLY
@@ -62,7 +63,7 @@ class GroupEngine(BaseQueryEngine):
         self._engines = dict(engines)
         self._log = log or RouteLog()
         cheap = [engines[engine] for engine in group.engines[:-1]]
-        streaming = any(map(streams, cheap))
+        streaming = group.fitted and any(map(streams, cheap))
         self._policy = streamed_policy(self.router, group.stream_policy, group.task) if streaming else CASCADE
 
     def _get_prompt_modules(self) -> PromptMixinType:
@@ -122,8 +123,7 @@ class GroupEngine(BaseQueryEngine):
                 show = _may_show(start, step)
                 reply = perform(step, lambda name=step, show=show: self._ask(name, query_bundle, show))  # type: ignore[misc]
                 if isinstance(reply, Stream):
-                    stack.pop_all()  # the stream ends the walk
-                    return self._shown(steps, start, step, query_bundle, reply)
+                    return self._shown(stack.pop_all(), steps, start, step, query_bundle, reply)
                 step = advance(steps, _checked(reply))
         return self._served(step, query_bundle)
 
@@ -136,8 +136,7 @@ class GroupEngine(BaseQueryEngine):
                 show = _may_show(start, step)
                 reply = await aperform(step, lambda name=step, show=show: self._aask(name, query_bundle, show))  # type: ignore[misc]
                 if isinstance(reply, Stream | AsyncStream):
-                    stack.pop_all()  # the stream ends the walk
-                    return self._shown(steps, start, step, query_bundle, reply)
+                    return self._shown(stack.pop_all(), steps, start, step, query_bundle, reply)
                 step = await self._aside(advance, steps, _checked(reply))
         return self._served(step, query_bundle)
 
@@ -147,9 +146,7 @@ class GroupEngine(BaseQueryEngine):
 
     def _told(self, route: Route) -> dict[str, Any]:
         lapsed = "" if route.certificate is None else self.router.lapses.why(route.scope)
-        if lapsed:
-            route = replace(route, certificate=None, reason=f"{route.reason}; {lapsed}")
-        return route_metadata(route, self.name)
+        return told_of(unless_lapsed(route, lapsed), self.name)
 
     def _served(self, route: Route, query: QueryBundle) -> RESPONSE_TYPE:
         told = self._told(route)
@@ -159,9 +156,15 @@ class GroupEngine(BaseQueryEngine):
     # Streams
 
     def _shown(
-        self, steps: Steps, start: Start, step: Step, query: QueryBundle, stream: Stream | AsyncStream
+        self,
+        walked: ExitStack,
+        steps: Steps,
+        start: Start,
+        step: Step,
+        query: QueryBundle,
+        stream: Stream | AsyncStream,
     ) -> RESPONSE_TYPE:
-        """A response that streams what an engine says, and finishes its route at the end."""
+        """A response that streams what an engine says, and finishes its route at the end; `walked` ends the walk."""
         told: dict[str, Any] = {
             "group": self.name,
             "tier": str(step),
@@ -175,15 +178,15 @@ class GroupEngine(BaseQueryEngine):
         }
         self._log.add(query, told)
         if isinstance(stream, Stream):
-            tokens = self._tokens(steps, step, query, stream, told)
+            tokens = self._tokens(walked, steps, step, query, stream, told)
             return put(replace(stream.response, response_gen=tokens, response_txt=None), told)
-        atokens = self._atokens(steps, step, query, stream, told)
+        atokens = self._atokens(walked, steps, step, query, stream, told)
         return put(replace(stream.response, response_gen=atokens, response_txt=None), told)
 
     def _tokens(
-        self, steps: Steps, step: Step, query: QueryBundle, stream: Stream, told: dict[str, Any]
+        self, walked: ExitStack, steps: Steps, step: Step, query: QueryBundle, stream: Stream, told: dict[str, Any]
     ) -> Generator[str, None, None]:
-        with walking(steps):
+        with walked:
             try:
                 with closing(stream.rest()) as pieces:
                     yield from pieces
@@ -192,9 +195,9 @@ class GroupEngine(BaseQueryEngine):
             self._ended(steps, step, query, stream, told)
 
     async def _atokens(
-        self, steps: Steps, step: Step, query: QueryBundle, stream: AsyncStream, told: dict[str, Any]
+        self, walked: ExitStack, steps: Steps, step: Step, query: QueryBundle, stream: AsyncStream, told: dict[str, Any]
     ) -> AsyncGenerator[str, None]:
-        with walking(steps):
+        with walked:
             try:
                 async with aclosing(stream.rest()) as pieces:
                     async for piece in pieces:

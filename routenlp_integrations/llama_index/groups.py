@@ -3,23 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.tools.query_engine import QueryEngineTool
 
 from routenlp_integrations.llama_index.node_evidence import Price
 from routenlp_integrations.llama_index.unfitted import AnswerRule, UnfittedRouter
+from router_core.call_plan import StreamPolicy
 from router_core.cascade import match_tiers
 from router_core.errors import InputError
 from router_core.limits import Limits
-from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.router import Router
 from router_core.walk import OnFailure, OnReferenceFailure
 
-__all__ = ["EngineGroup", "StreamPolicy", "fitted_groups", "streamed_policy", "streams"]
-
-StreamPolicy = Literal["auto", "route", "buffer"]
+__all__ = ["EngineGroup", "fitted_groups", "streams"]
 
 
 @dataclass(frozen=True)
@@ -159,14 +157,3 @@ def fitted_groups(
 def streams(engine: BaseQueryEngine) -> bool:
     """Whether an engine is known to stream: its response synthesizer says so."""
     return bool(getattr(getattr(engine, "_response_synthesizer", None), "_streaming", False))
-
-
-def streamed_policy(router: Router, chosen: StreamPolicy, task: str | None) -> str:
-    """Policy of a stream: ``"auto"`` buffers only where nothing but the cascade was certified."""
-    if chosen != "auto":
-        return ROUTE_ONLY if chosen == "route" else CASCADE
-    view = router.scopes.resolve(task or None) if router.scopes.subtasks else None
-    if view is None:
-        return ROUTE_ONLY
-    shown = {name: router.certificates[view.scope, name].certified for name in (CASCADE, ROUTE_ONLY)}
-    return CASCADE if shown[CASCADE] and not shown[ROUTE_ONLY] else ROUTE_ONLY

@@ -9,41 +9,17 @@ from typing import Any
 from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.schema import QueryBundle
 
-from router_core.route import Route
+from router_core.route import Route, route_metadata
 
-__all__ = ["ROUTE_KEY", "RouteLog", "put", "route_metadata", "together"]
+__all__ = ["ROUTE_KEY", "RouteLog", "put", "together", "told_of"]
 
 ROUTE_KEY = "routenlp"
 
 
-def route_metadata(route: Route, group: str) -> dict[str, Any]:
+def told_of(route: Route, group: str) -> dict[str, Any]:
     """What ``metadata["routenlp"]`` holds: plain JSON values, and a budget only where there is one."""
-    return {
-        "group": group,
-        "tier": route.tier,
-        "attempts": [
-            {
-                "tier": attempt.tier,
-                "confidence": _finite(attempt.confidence),
-                "cost_usd": attempt.cost_usd,
-                "accepted": attempt.accepted,
-                "reason": attempt.reason,
-                **({"retries": attempt.retries} if attempt.retries else {}),
-            }
-            for attempt in route.attempts
-        ],
-        "cost_usd": route.cost_usd,
-        "task": route.task,
-        "policy": route.policy,
-        "bundle": route.bundle or None,
-        "certificate": route.certificate,
-        "reason": route.reason,
-        **({"budget": route.budget} if route.budget else {}),
-    }
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    named = {"group": group, "policy": route.policy, "bundle": route.bundle or None}
+    return {**route_metadata(route), **named}
 
 
 def put(response: RESPONSE_TYPE, told: dict[str, Any]) -> RESPONSE_TYPE:
