@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from company import QUESTIONS, documents
+from company import QUESTIONS, contains, documents
 from llama_index.core import VectorStoreIndex
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -31,6 +31,11 @@ from llama_index.core.response_synthesizers import ResponseMode, get_response_sy
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.selectors import SelectorResult, SingleSelection
 from llama_index.core.tools import QueryEngineTool
+
+from routenlp_integrations.llama_index import record_engines
+from router_core.fitting.fit_bundle import FitSettings, fit
+from router_core.portfolio import Portfolio, Tier
+from router_core.records_file import write_records
 
 _WORD = re.compile(r"\w+")
 _COMMON = frozenset(
@@ -282,3 +287,27 @@ def synthesising(index: VectorStoreIndex, llm: Any, *, streaming: bool = False, 
     """LlamaIndex's own retriever and compact synthesizer over an LLM."""
     synthesizer = get_response_synthesizer(llm=llm, response_mode=ResponseMode.COMPACT, streaming=streaming)
     return RetrieverQueryEngine(index.as_retriever(similarity_top_k=top), synthesizer)
+
+
+PRICES = Portfolio(
+    (
+        Tier("docs_cheap", usd_per_call=0.000_01),
+        Tier("docs_dear", input_usd_per_m=2.5, output_usd_per_m=10.0),
+    )
+)
+
+
+def company_engines(index: VectorStoreIndex, *, streaming: bool = False) -> dict[str, BaseQueryEngine]:
+    """A cheap extractive and a dear synthesising engine over one index."""
+    cheap = ExtractiveEngine(index.as_retriever(similarity_top_k=4))
+    return {"docs_cheap": cheap, "docs_dear": synthesising(index, ReadingLLM(), streaming=streaming)}
+
+
+def record_company(folder: Path, alpha: float = 0.1) -> None:
+    """Record both engines over all questions into ``records.jsonl``, and fit ``bundle/`` on that."""
+    index = company_index(local_embedding())
+    questions = [{"prompt": one.text, "gold": one.gold, "group": one.fact} for one in QUESTIONS]
+    rows = record_engines(company_engines(index), questions, contains, portfolio=PRICES)
+    write_records(folder / "records.jsonl", rows)
+    settings = FitSettings(alpha=alpha)
+    fit(folder / "records.jsonl", out=folder / "bundle", portfolio=PRICES, tiers=PRICES.names, settings=settings)
