@@ -1,6 +1,7 @@
 """`RouterQueryEngine`: LlamaIndex's own, whose tools may be groups of interchangeable engines at different prices."""
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,10 @@ from router_core.errors import InputError
 from router_core.router import Router
 
 __all__ = ["RouterQueryEngine"]
+
+# LlamaIndex puts a span around every override; the method under it must not open a second one.
+_query: Any = inspect.unwrap(theirs.RouterQueryEngine._query)
+_aquery: Any = inspect.unwrap(theirs.RouterQueryEngine._aquery)
 
 
 class RouterQueryEngine(theirs.RouterQueryEngine):
@@ -83,18 +88,20 @@ class RouterQueryEngine(theirs.RouterQueryEngine):
 
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         if not self._routed:
-            return super()._query(query_bundle)
+            response: RESPONSE_TYPE = _query(self, query_bundle)
+            return response
         own = copy.copy(query_bundle)
         with self._log.of(own) as routes:
-            response = super()._query(own)
+            response = _query(self, own)
         return _with_routes(response, routes)
 
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         if not self._routed:
-            return await super()._aquery(query_bundle)
+            response: RESPONSE_TYPE = await _aquery(self, query_bundle)
+            return response
         own = copy.copy(query_bundle)
         with self._log.of(own) as routes:
-            response = await super()._aquery(own)
+            response = await _aquery(self, own)
         return _with_routes(response, routes)
 
 
