@@ -56,3 +56,14 @@ def student_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("student") / "bundle"
     fit(student_records(student), out=folder, portfolio=portfolio, tiers=TIERS, settings=FitSettings(alpha=0.1))
     return folder
+
+
+@pytest.fixture(scope="session")
+def company(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``records.jsonl`` of a cheap and a dear engine over the index of `company`, and ``bundle/`` fitted on them."""
+    pytest.importorskip("llama_index.core", reason="needs routenlp[llama-index]")
+    from engines import record_company
+
+    folder = tmp_path_factory.mktemp("company")
+    record_company(folder)
+    return folder

@@ -73,3 +73,35 @@ def test_the_llama_index_llm_page_runs(
     assert route_of(told["called"])["tier"] == "large"
     assert told["spent"][0][0] in TIERS
     assert str(told["answer"]) == "The answer is good."
+
+
+def test_the_llama_index_engine_page_runs(company: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each snippet runs over the tests' index, and the group routes as the page says."""
+    from company import QUESTIONS, contains
+    from engines import (
+        PRICES,
+        ReadingLLM,
+        ScriptedEngine,
+        ScriptedSelector,
+        company_engines,
+        company_index,
+        local_embedding,
+    )
+
+    shutil.copytree(company / "bundle", tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    found = company_engines(company_index(local_embedding()))
+    told: dict[str, object] = {
+        "cheap": found["docs_cheap"],
+        "dear": found["docs_dear"],
+        "news": ScriptedEngine("no news"),
+        "selector": ScriptedSelector(1),
+        "llm": ReadingLLM(),
+        "questions": {one.text: one.gold for one in QUESTIONS[::3]},
+        "grade": contains,
+        "prices": PRICES,
+    }
+    page = ROOT / "docs" / "llama_index_engine.md"
+    exec(compile(snippets(page), str(page), "exec"), told)  # noqa: S102 - our own page
+    assert told["route"]["tier"] in PRICES.names  # type: ignore[index]
+    assert (tmp_path / "mine" / "manifest.json").is_file()

@@ -1,4 +1,4 @@
-"""RouteNLP for LlamaIndex: swap an LLM for `RoutingLLM` and change nothing else."""
+"""RouteNLP for LlamaIndex: swap `RouterQueryEngine`, a selector or an LLM for ours and change nothing else."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,21 +6,40 @@ from router_core.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from routenlp_integrations.llama_index.events import RoutingDecisionEvent
+    from routenlp_integrations.llama_index.groups import EngineGroup
     from routenlp_integrations.llama_index.llm import RoutingLLM
+    from routenlp_integrations.llama_index.query_engine import RouterQueryEngine
+    from routenlp_integrations.llama_index.recording import record_engines
+    from routenlp_integrations.llama_index.selector import ConformalSelector
     from routenlp_integrations.llama_index.student import StudentLLM
+    from routenlp_integrations.llama_index.unfitted import AnswerRule
 
-__all__ = ["RoutingDecisionEvent", "RoutingLLM", "StudentLLM"]
+__all__ = [
+    "AnswerRule",
+    "ConformalSelector",
+    "EngineGroup",
+    "RouterQueryEngine",
+    "RoutingDecisionEvent",
+    "RoutingLLM",
+    "StudentLLM",
+    "record_engines",
+]
 
 _HOME = {
+    "AnswerRule": "unfitted",
+    "ConformalSelector": "selector",
+    "EngineGroup": "groups",
+    "RouterQueryEngine": "query_engine",
     "RoutingDecisionEvent": "events",
     "RoutingLLM": "llm",
     "StudentLLM": "student",
+    "record_engines": "recording",
 }
 _EXTRA = {"llama_index": "llama-index"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a class when it is first asked for."""
+    """Import a name when it is first asked for."""
     if name not in _HOME:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

@@ -1,0 +1,124 @@
+"""What a query engine's answer says of itself: its text, its tokens, and signals of the nodes it was made from.
+
+One pure function, `answer_of`, reads an answer for the records, for the certificate and for serving alike.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llama_index.core.base.response.schema import RESPONSE_TYPE, PydanticResponse, Response
+from llama_index.core.schema import MetadataMode, NodeWithScore
+
+from router_core.route import Answer
+from router_core.router import estimate_tokens
+
+__all__ = ["EMPTY_RESPONSE", "Price", "answer_of", "signals_of", "text_of"]
+
+EMPTY_RESPONSE = "Empty Response"
+"""What LlamaIndex's synthesizers say when there was nothing to answer from; read as no answer."""
+
+Price = Callable[[str, Response], float | None]
+"""(tool name, response) -> US dollars of the attempt, None where it cannot tell; a stream comes as a whole."""
+
+_WORD = re.compile(r"\w+")
+_USAGE = (
+    ("prompt_tokens", "input_tokens", "prompt_token_count"),
+    ("completion_tokens", "output_tokens", "candidates_token_count"),
+)
+
+
+def text_of(response: RESPONSE_TYPE) -> str:
+    """The text of an answer that is there as a whole, ``""`` for none and for LlamaIndex's "Empty Response"."""
+    if isinstance(response, PydanticResponse):
+        text = "" if response.response is None else str(response)
+    else:
+        text = (response.response if isinstance(response, Response) else response.response_txt) or ""
+    return "" if text.strip() == EMPTY_RESPONSE else text
+
+
+def signals_of(
+    question: str, text: str, nodes: list[NodeWithScore], metadata: Mapping[str, Any] | None = None
+) -> dict[str, float]:
+    """Numbers that come with an answer made from retrieved nodes.
+
+    Parameters
+    ----------
+    question
+        The query.
+    text
+        The answer.
+    nodes
+        What it was made from.
+    metadata
+        The response's; finite numbers under ``"signals"`` are taken as they are.
+
+    Returns
+    -------
+    dict
+        ``retrieval_score``: score of the best node; ``retrieval_margin``: how far it is ahead of the second (0 with
+        one); ``groundedness``: share of the answer's words, those of the question left out, that stand in the nodes.
+        All are 0 where nothing was retrieved; the scores are left out where nodes have none.
+    """
+    told: dict[str, float] = {}
+    scores = sorted((float(node.score) for node in nodes if node.score is not None), reverse=True)
+    if scores or not nodes:
+        told["retrieval_score"] = scores[0] if scores else 0.0
+        told["retrieval_margin"] = scores[0] - scores[1] if len(scores) > 1 else 0.0
+    told["groundedness"] = _groundedness(question, text, nodes)
+    given = (metadata or {}).get("signals")
+    if isinstance(given, Mapping):
+        told |= {str(name): float(value) for name, value in given.items() if isinstance(value, int | float)}
+    return {name: value for name, value in told.items() if math.isfinite(value)}
+
+
+def _groundedness(question: str, text: str, nodes: list[NodeWithScore]) -> float:
+    said = set(_WORD.findall(text.lower()))
+    new = said - set(_WORD.findall(question.lower())) or said
+    if not new or not nodes:
+        return 0.0
+    read = {word for node in nodes for word in _WORD.findall(node.get_content(MetadataMode.LLM).lower())}
+    return len(new & read) / len(new)
+
+
+def answer_of(name: str, question: str, response: RESPONSE_TYPE, text: str, price: Price | None = None) -> Answer:
+    """Read one answer.
+
+    Tokens come from ``metadata["usage"]`` under the names providers use. Where the engine does not tell, the prompt is
+    estimated as the question and the nodes it was answered from, at four UTF-8 bytes a token.
+
+    Parameters
+    ----------
+    name
+        Name of the engine's tool.
+    question
+        The query.
+    response
+        What the engine returned; kept as ``raw``.
+    text
+        From `text_of`, or what a stream said.
+    price
+        The caller's own price of an attempt.
+    """
+    metadata = response.metadata or {}
+    nodes = response.source_nodes or []
+    sent, received = _tokens(metadata.get("usage"))
+    if sent is None:
+        sent = estimate_tokens(question) + sum(estimate_tokens(node.get_content(MetadataMode.LLM)) for node in nodes)
+    return Answer(
+        text,
+        prompt_tokens=sent,
+        completion_tokens=received,
+        cost_usd=None if price is None else price(name, Response(text, nodes, metadata)),
+        signals=signals_of(question, text, nodes, metadata),
+        raw=response,
+    )
+
+
+def _tokens(usage: Any) -> tuple[int | None, int | None]:
+    """Prompt and completion tokens that an engine tells, None where it does not."""
+    if not isinstance(usage, Mapping):
+        return None, None
+    found = [next((usage[name] for name in names if isinstance(usage.get(name), int)), None) for names in _USAGE]
+    return found[0], found[1]

@@ -1,0 +1,134 @@
+"""`RouterQueryEngine`: LlamaIndex's own, whose tools may be groups of interchangeable engines at different prices."""
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.base.base_selector import BaseSelector
+from llama_index.core.base.response.schema import RESPONSE_TYPE
+from llama_index.core.llms.llm import LLM
+from llama_index.core.query_engine import router_query_engine as theirs
+from llama_index.core.response_synthesizers import TreeSummarize
+from llama_index.core.schema import QueryBundle
+from llama_index.core.tools.query_engine import QueryEngineTool
+
+from routenlp_integrations.llama_index.group_engine import GroupEngine
+from routenlp_integrations.llama_index.groups import EngineGroup, fitted_groups
+from routenlp_integrations.llama_index.routes import ROUTE_KEY, RouteLog, together
+from router_core.errors import InputError
+from router_core.router import Router
+
+__all__ = ["RouterQueryEngine"]
+
+# LlamaIndex puts a span around every override; the method under it must not open a second one.
+_query: Any = inspect.unwrap(theirs.RouterQueryEngine._query)
+_aquery: Any = inspect.unwrap(theirs.RouterQueryEngine._aquery)
+
+
+class RouterQueryEngine(theirs.RouterQueryEngine):
+    """LlamaIndex's `RouterQueryEngine`; `cascades` names tools that answer from the same source at different prices.
+
+    Without `cascades` nothing differs from LlamaIndex's class, which this one extends: tools are sources, the selector
+    chooses among them. A group of `cascades` is one choice to the selector, in the place of its first tool. When it is
+    selected its cheapest promising engine answers, the answer is judged by its evidence (the bundle's router, retrieval
+    scores, groundedness in the retrieved nodes, agreement with answers tried, "Empty Response"), and it is served or
+    the next engine of the group is asked. Nothing else is ever escalated.
+
+    The response is the answering engine's own. ``metadata["routenlp"]`` holds the route: ``group``, ``tier`` (name of
+    the tool that answered), ``attempts`` (each with ``tier``, ``confidence``, ``cost_usd``, ``accepted``, ``reason``),
+    ``cost_usd`` of all attempts in US dollars, ``task``, ``policy``, ``bundle``, ``certificate`` (None when nothing was
+    shown) and ``reason``. That of a stream is completed in place when the stream ends. Where several groups were
+    selected and their answers combined, ``routes`` holds one for each.
+
+    A group without a bundle goes to its last engine, and the reason says so, unless its `EngineGroup` asks for an
+    uncertified `AnswerRule`.
+
+    Parameters
+    ----------
+    selector, query_engine_tools, llm, summarizer, verbose
+        As LlamaIndex documents them.
+    cascades
+        ``{group: names of its tools in cascade order}``, or an `EngineGroup` where more is to be said.
+    bundle
+        Folder of a bundle, or a ROOT, for the group whose tools its portfolio names.
+    router
+        A loaded router, instead of `bundle`.
+
+    Raises
+    ------
+    InputError
+        When groups, tools and the portfolio do not fit together (lists both sides).
+    BundleError
+        When a bundle is changed, incomplete, newer than this reader, or none.
+    """
+
+    def __init__(
+        self,
+        selector: BaseSelector,
+        query_engine_tools: Sequence[QueryEngineTool],
+        llm: LLM | None = None,
+        summarizer: TreeSummarize | None = None,
+        verbose: bool = False,
+        *,
+        cascades: Mapping[str, Sequence[str] | EngineGroup] | None = None,
+        bundle: str | Path | None = None,
+        router: Router | None = None,
+    ) -> None:
+        if bundle is not None and router is not None:
+            raise InputError("give a bundle or a router, not both")
+        router = Router.load(bundle) if bundle is not None else router
+        self._log = RouteLog()
+        groups = fitted_groups(cascades or {}, query_engine_tools, router)
+        folded = _folded(query_engine_tools, groups, self._log)
+        super().__init__(selector, folded, llm=llm, summarizer=summarizer, verbose=verbose)
+        self._routed = bool(groups)
+
+    def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        if not self._routed:
+            response: RESPONSE_TYPE = _query(self, query_bundle)
+            return response
+        own = copy.copy(query_bundle)
+        with self._log.of(own) as routes:
+            response = _query(self, own)
+        return _with_routes(response, routes)
+
+    async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        if not self._routed:
+            response: RESPONSE_TYPE = await _aquery(self, query_bundle)
+            return response
+        own = copy.copy(query_bundle)
+        with self._log.of(own) as routes:
+            response = await _aquery(self, own)
+        return _with_routes(response, routes)
+
+
+def _with_routes(response: RESPONSE_TYPE, routes: list[dict[str, Any]]) -> RESPONSE_TYPE:
+    """The response, told its routes where LlamaIndex combined several into a new one."""
+    if routes and ROUTE_KEY not in (response.metadata or {}):
+        response.metadata = {**(response.metadata or {}), ROUTE_KEY: together(routes)}
+    return response
+
+
+def _folded(
+    tools: Sequence[QueryEngineTool],
+    groups: Mapping[str, tuple[EngineGroup, Mapping[str, QueryEngineTool]]],
+    log: RouteLog,
+) -> list[QueryEngineTool]:
+    """The tools with every group in the place of its first one."""
+    of = {id(tool): name for name, (_, members) in groups.items() for tool in members.values()}
+    found: dict[object, QueryEngineTool] = {}
+    for tool in tools:
+        name = of.get(id(tool))
+        if name is None:
+            found[id(tool)] = tool
+        elif name not in found:
+            group, members = groups[name]
+            engine = GroupEngine(name, group, {key: member.query_engine for key, member in members.items()}, log)
+            told = members[group.engines[-1]].metadata
+            found[name] = QueryEngineTool(
+                engine, replace(told, name=name, description=group.description or told.description)
+            )
+    return list(found.values())

@@ -1,0 +1,71 @@
+"""Routes as they stand in a response: ``metadata["routenlp"]``, also where several groups answered one query."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from llama_index.core.base.response.schema import RESPONSE_TYPE
+from llama_index.core.schema import QueryBundle
+
+from router_core.route import Route, route_metadata
+
+__all__ = ["ROUTE_KEY", "RouteLog", "put", "together", "told_of"]
+
+ROUTE_KEY = "routenlp"
+
+
+def told_of(route: Route, group: str) -> dict[str, Any]:
+    """What ``metadata["routenlp"]`` holds: plain JSON values, and a budget only where there is one."""
+    named = {"group": group, "policy": route.policy, "bundle": route.bundle or None}
+    return {**route_metadata(route), **named}
+
+
+def put(response: RESPONSE_TYPE, told: dict[str, Any]) -> RESPONSE_TYPE:
+    """The response with a route in it; the engine's own, which it may have cached, is left as it was."""
+    return replace(response, metadata={**(response.metadata or {}), ROUTE_KEY: told})
+
+
+class RouteLog:
+    """Which routes one query of a router took, found again by the query object itself.
+
+    The query is handed from engine to engine as the same object, also where a framework changes threads and loses
+    context variables.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[int, list[dict[str, Any]]] = {}
+
+    @contextmanager
+    def of(self, query: QueryBundle) -> Iterator[list[dict[str, Any]]]:
+        """The routes that are added while this is open; `query` must belong to nobody else."""
+        told: list[dict[str, Any]] = []
+        self._open[id(query)] = told
+        try:
+            yield told
+        finally:
+            del self._open[id(query)]
+
+    def add(self, query: QueryBundle, told: dict[str, Any]) -> None:
+        """Add a route of a query."""
+        if (routes := self._open.get(id(query))) is not None:
+            routes.append(told)
+
+
+def together(routes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One route of several groups whose answers were combined; each keeps its own certificate under ``routes``."""
+    if len(routes) == 1:
+        return routes[0]
+    return {
+        "group": None,
+        "tier": None,
+        "attempts": [attempt for told in routes for attempt in told["attempts"]],
+        "cost_usd": math.fsum(told["cost_usd"] or 0.0 for told in routes),
+        "task": None,
+        "policy": None,
+        "bundle": None,
+        "certificate": None,
+        "reason": f"{len(routes)} groups answered; nothing was shown of their combination",
+        "routes": list(routes),
+    }
