@@ -1,12 +1,12 @@
-"""`ConformalSelector` beside LlamaIndex's `EmbeddingSingleSelector` with the same local embedding: accuracy, sets, time.
+"""`ConformalSelector` beside LlamaIndex's `EmbeddingSingleSelector` on one embedding: accuracy, sets, time.
 
     python -m benchmarks.llama_index.selector --export encoders          # once, where torch is (routenlp[train])
     OMP_NUM_THREADS=1 python -m benchmarks.llama_index.selector --encoders encoders [--out results.json] [--tables]
 
-Data: ``tool_queries.jsonl`` (queries over 8 tools, written for this benchmark), and banking77, the file cs_intent of the
-shared data, as 77 choices whose descriptions are the names of the intents. The split of the tool queries is a hash of
-the text (half to fit, a quarter to calibrate, a quarter to test); cs_intent has its own. Both selectors answer the same
-test queries. Model and encoder never see calibration or test queries.
+Data: ``tool_queries.jsonl`` (queries over 8 tools, written for this benchmark), and banking77, the file cs_intent of
+the shared data, as 77 choices whose descriptions are the names of the intents. The split of the tool queries is a hash
+of the text (half to fit, a quarter to calibrate, a quarter to test); cs_intent has its own. Both selectors answer the
+same test queries. Model and encoder never see calibration or test queries.
 
 Coverage is tested on redraws: the model stays, calibration queries and one test query are drawn with replacement from
 calib and test together, and the sets that miss are counted. A valid rule exceeds the limit once in 10,000 seeds.
@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.selectors import EmbeddingSingleSelector
 from llama_index.core.tools.types import ToolMetadata
 from scipy.stats import binom
 
+from routenlp_integrations.llama_index import ConformalSelector
 from router_core.bench import machine
 from router_core.groups import hash_key, unit_interval
-from routenlp_integrations.llama_index import ConformalSelector
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "../shared/data/tasks/cs_intent.parquet"
@@ -46,7 +47,7 @@ class Wrapped(BaseEmbedding):
 
     embed: Any
     remember: bool = False
-    known: dict[str, list[float]] = {}
+    known: dict[str, list[float]] = Field(default_factory=dict)
 
     def _get_text_embedding(self, text: str) -> list[float]:
         if not self.remember:
@@ -75,7 +76,7 @@ def tools() -> tuple[list[ToolMetadata], dict[str, list[Labelled]]]:
 
 def intents(per_choice: int | None) -> tuple[list[ToolMetadata], dict[str, list[Labelled]]]:
     """77 intents; of train, the first queries of each by a hash."""
-    import pyarrow.parquet as parquet
+    from pyarrow import parquet
 
     rows = parquet.read_table(SHARED).to_pylist()
     names = sorted({row["label"] for row in rows})
@@ -170,13 +171,15 @@ def table(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
     ]
     for data, encoders in rows.items():
         for encoder, row in encoders.items():
-            lines.append(
-                f"| {data} | {encoder} | {row['train']} / {row['calib']} / {row['test']} | "
-                f"{row['theirs_accuracy']:.3f} | {row['accuracy']:.3f} | {row['set_size']:.2f} | {row['coverage']:.3f} | "
-                f"{row['misses']} ({row['limit']}) of {row['redraws']} | {row['alone']:.2f} / {row['alone_wrong']:.3f} | "
-                f"{row['certified']:.2f} / {row['certified_wrong']:.3f} | {row['theirs_p50_ms']:.2f} | "
-                f"{row['p50_ms']:.2f} |"
-            )
+            cells = [
+                data, encoder, f"{row['train']} / {row['calib']} / {row['test']}", f"{row['theirs_accuracy']:.3f}",
+                f"{row['accuracy']:.3f}", f"{row['set_size']:.2f}", f"{row['coverage']:.3f}",
+                f"{row['misses']} ({row['limit']}) of {row['redraws']}",
+                f"{row['alone']:.2f} / {row['alone_wrong']:.3f}",
+                f"{row['certified']:.2f} / {row['certified_wrong']:.3f}", f"{row['theirs_p50_ms']:.2f}",
+                f"{row['p50_ms']:.2f}",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

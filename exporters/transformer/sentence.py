@@ -28,7 +28,12 @@ _LEVELS = 127
 
 
 def export_sentence_encoder(
-    out: str | Path, source: str = PACKAGED, *, max_tokens: int = 128, quantised: bool = True
+    out: str | Path,
+    source: str = PACKAGED,
+    *,
+    max_tokens: int = 128,
+    quantised: bool = True,
+    name: str | None = None,
 ) -> Path:
     """Write a folder that `router_core.sentence_encoder.SentenceEncoder` serves.
 
@@ -42,6 +47,8 @@ def export_sentence_encoder(
         Tokens kept of a text.
     quantised
         int8 if true, else float32.
+    name
+        What it is called; `source` by default.
 
     Returns
     -------
@@ -60,16 +67,18 @@ def export_sentence_encoder(
     graph = export_body(loaded, (loaded.layers,))
     if quantised:
         graph = quantise(graph, probe_tokens(tokens, loaded.vocabulary))
-    header = SentenceHeader("onnx", source, max_tokens, tokens.digest())
+    header = SentenceHeader("onnx", name or source, max_tokens, tokens.digest())
     return save_sentence_encoder(SentenceEncoder(header, graph, loaded.tokenizer), out)
 
 
-def export_token_vectors(out: str | Path, source: str = PACKAGED, *, size: int = 256, max_tokens: int = 512) -> Path:
+def export_token_vectors(
+    out: str | Path, source: str = PACKAGED, *, size: int = 256, max_tokens: int = 512, name: str | None = None
+) -> Path:
     """Write a folder that `router_core.sentence_encoder.TokenVectors` serves.
 
     Parameters
     ----------
-    out, source, max_tokens
+    out, source, max_tokens, name
         As for `export_sentence_encoder`.
     size
         Principal components that are kept.
@@ -99,7 +108,7 @@ def export_token_vectors(out: str | Path, source: str = PACKAGED, *, size: int =
     found *= np.where(special, 0.0, np.log1p(np.arange(len(found))))[:, None]
     scale = np.maximum(np.abs(found).max(axis=1), 1e-9) / _LEVELS
     table = np.rint(found / scale[:, None]).astype(np.int8)
-    header = SentenceHeader("tokens", source, max_tokens, tokens.digest())
+    header = SentenceHeader("tokens", name or source, max_tokens, tokens.digest())
     return save_sentence_encoder(TokenVectors(header, table, scale.astype(np.float32), loaded.tokenizer), out)
 
 
