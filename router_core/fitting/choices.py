@@ -37,7 +37,7 @@ _SALT: Final = "routenlp-choices-v1"
 _FOLDS: Final = 5
 _LEAST: Final = 10
 _STEPS: Final = 100
-_PENALTIES: Final = (100.0, 30.0, 10.0, 3.0)
+_PENALTIES: Final = (100.0, 20.0, 4.0)
 _MANY: Final = 2000
 _MANY_PENALTIES: Final = (30.0, 10.0)
 _WEIGHT_PENALTY: Final = 1e-3
@@ -172,7 +172,7 @@ def _logistic(mine: Any, told: Any, label: NDArray[np.intp], penalty: float) -> 
     with warnings.catch_warnings():
         # A regression stopped early is a little more regular; the weights are chosen out of fold either way.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = LogisticRegression(C=penalty, max_iter=200, tol=1e-3).fit(matrix, np.append(label, np.arange(count)))
+        found = LogisticRegression(C=penalty, max_iter=100, tol=1e-3).fit(matrix, np.append(label, np.arange(count)))
     if count == 2:
         # One column for two classes: half of it to each side gives the same probabilities.
         return np.hstack((-found.coef_.T, found.coef_.T)) / 2.0, np.append(-found.intercept_, found.intercept_) / 2.0
