@@ -112,7 +112,11 @@ def test_it_is_a_selector(selector: ConformalSelector) -> None:
 def test_positions_follow_the_offer(selector: ConformalSelector, order: tuple[int, ...]) -> None:
     """Permuted choices give permuted positions, zero-based and in range; position 0 is the first (#23072)."""
     offered = [CHOICES[i] for i in order]
-    for name, query in (("fruit", "the orchard and its juice"), ("ships", "the anchor"), ("stars", "a comet near the moon")):
+    for name, query in (
+        ("fruit", "the orchard and its juice"),
+        ("ships", "the anchor"),
+        ("stars", "a comet near the moon"),
+    ):
         found = selector.select(offered, query)
         assert offered[found.ind].name == name
         assert 0 <= found.ind < 3
