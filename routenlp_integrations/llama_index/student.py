@@ -24,7 +24,7 @@ from routenlp_integrations.llama_index.calls import Call
 from routenlp_integrations.llama_index.messages import block_kind
 from router_core.errors import InputError
 from router_core.route_text import last_turn
-from router_core.student import StudentSource
+from router_core.sources import StudentSource
 
 __all__ = ["StudentLLM"]
 

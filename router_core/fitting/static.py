@@ -30,7 +30,7 @@ from router_core.static_encoder import StaticArrays, StaticEncoder
 from router_core.text_features import BUCKETS, STATISTICS, TextFeatures, text_features
 from router_core.text_space import TextSpace, Vocabulary
 
-__all__ = ["StaticTrainer", "label_levels"]
+__all__ = ["StaticTrainer", "label_levels", "vocabulary_of"]
 
 Float = NDArray[np.float64]
 
@@ -229,7 +229,7 @@ def _folds(texts: list[str], rng: np.random.Generator) -> NDArray[np.intp]:
     return np.asarray((rng.permutation(len(first)) % _FOLDS)[group], dtype=np.intp)
 
 
-def _vocabulary(features: list[TextFeatures]) -> Vocabulary:
+def vocabulary_of(features: list[TextFeatures]) -> Vocabulary:
     """Keep features found in two or more texts but not in nearly all (the template).
 
     The weights of word pairs shrink below ``_PAIR_TEXTS`` texts: with few of them pairs are mostly noise (by
@@ -255,7 +255,7 @@ def _read_texts(texts: list[str], seed: int) -> tuple[TextSpace, Any, Float]:
     from scipy.sparse import csr_matrix
 
     features = [text_features(text) for text in texts]
-    vocabulary = _vocabulary(features)
+    vocabulary = vocabulary_of(features)
     vectors = [vocabulary.vector(one) for one in features]
     lengths = np.array([0, *(len(rows) for rows, _, _ in vectors)])
     sparse = csr_matrix(
