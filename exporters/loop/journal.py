@@ -59,6 +59,11 @@ class Journal:
         """Whether a step is complete."""
         return step in self.steps
 
+    def discard(self) -> None:
+        """Remove the round, unless a step is done."""
+        if not self.steps:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def run(self, step: str, work: Callable[[Path], Mapping[str, Any] | None]) -> dict[str, Any]:
         """Do a step, or take over what an earlier process did.
 

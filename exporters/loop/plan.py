@@ -37,6 +37,7 @@ from router_core.records import Records
 
 __all__ = ["options_of", "read_plan", "with_budget"]
 
+_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _PLACES = ("portfolio", "tiers", "settings", "limits", "clusters", "tasks")
 
 
@@ -124,14 +125,21 @@ def _task(task: str, row: Any) -> TaskPlan:
 def _made(kind: Any, place: str, given: Any) -> Any:
     if not isinstance(given, Mapping):
         raise InputError(f"{place} must be a table")
-    known = [field.name for field in fields(kind)]
-    for key in given:
+    known = {field.name: field.default for field in fields(kind)}
+    for key, value in given.items():
         if key not in known:
             raise InputError(f"{place}: unknown key {str(key)!r}; known are {', '.join(known)}")
+        wanted = _TYPES.get(type(known[key]))
+        if wanted is not None and not (type(value) is type(known[key]) or (wanted == "a number" and _whole(value))):
+            raise InputError(f"{place}: {key} is {value!r}; it must be {wanted}")
     try:
         return kind(**given)
     except TypeError as error:
         raise InputError(f"{place}: {error}") from None
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def with_budget(options: LoopOptions, budget_usd: float | None) -> LoopOptions:

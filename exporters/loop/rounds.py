@@ -77,9 +77,10 @@ def run_round(
         When no loop was started here, another process is at work here, or what is given is not what the loop or the
         killed round was started with.
     """
-    with locked(Path(root)):
-        work = Work.of(root, records, options, trainers=trainers, progress=progress, distiller=distil)
-        state = work.state
+    work = Work.of(root, records, options, trainers=trainers, progress=progress, distiller=distil)
+    state = work.state
+    state.check_started()
+    with locked(state.root):
         told = state.check_started()
         if work.digest != told["records"]:
             raise InputError(
@@ -134,7 +135,12 @@ def _steps(work: Work, journal: Journal, ledger: str, ask: Ask | None) -> RoundR
     incumbent = Release(state.root, begun["incumbent"])
     learning = Learning(work, journal, incumbent)
     left_out: Counter[str] = Counter()
-    learning.harvest(ledger, left_out)
+    try:
+        learning.harvest(ledger, left_out)
+    except InputError:
+        # A ledger that cannot be read begins no round, so the next may be given other options.
+        journal.discard()
+        raise
     learning.cluster()
     learning.select()
     learning.teach(ask)

@@ -72,17 +72,16 @@ def start(
         When a loop was started here with something else, records or students do not fit, or a calibration query is
         among the pairs.
     """
-    with locked(Path(root)):
-        work = Work.of(root, records, options, trainers=trainers, progress=progress, distiller=distil)
-        begun = {"options": options.digest, "records": work.digest}
-        state = work.state
+    work = Work.of(root, records, options, trainers=trainers, progress=progress, distiller=distil)
+    state, given = work.state, _by_task(checkpoints or {}, options)
+    begun = {"options": options.digest, "records": work.digest}
+    with locked(state.root):
         Folds.allocate(work.prepared, options.folds).save(state.folds)
         journal = Journal(state.round(0), begun)
         if journal.begun != begun:
             raise InputError(f"{state.root}: a loop was started here with other options or records; use another folder")
         if state.started:
             raise InputError(f"{state.root}: a loop was started here already; run its next round")
-        given = _by_task(checkpoints or {}, options)
         students = _students(work, journal, given, pairs or {})
         learned = {task: read_pairs_of(journal.path(f"distil@{task}") / "pairs.jsonl") for task in students}
         return _release(work, journal, students, learned)

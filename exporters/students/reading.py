@@ -26,7 +26,7 @@ from router_core.selection import SPLITS
 from router_core.splits import prepare
 from router_core.tables import Table, read_table
 
-__all__ = ["PairFile", "pairs_from_records", "read_pairs", "within_budget"]
+__all__ = ["PairFile", "is_answered", "pairs_from_records", "read_pairs", "within_budget"]
 
 _PROMPTS = ("prompt", "text")
 _ANSWERS = ("answer", "label", "response", "gold")
@@ -56,7 +56,12 @@ class PairFile:
 
 
 def read_pairs(
-    paths: Sequence[str | Path], kind: str, *, teacher: str | None = None, task: str | None = None
+    paths: Sequence[str | Path],
+    kind: str,
+    *,
+    teacher: str | None = None,
+    task: str | None = None,
+    asked: bool = False,
 ) -> PairFile:
     """Read training pairs from Parquet, CSV or JSON-lines files.
 
@@ -70,6 +75,8 @@ def read_pairs(
         Of records: the model whose answers are learned.
     task
         Learn rows of this task alone.
+    asked
+        A live teacher will be asked for what is missing: rows without an answer are kept, with an empty one.
 
     Raises
     ------
@@ -80,6 +87,8 @@ def read_pairs(
         raise InputError("no pairs given; name at least one .parquet, .csv or .jsonl file")
     tables = [read_table(path) for path in paths]
     of_records = [{"model", "quality"} <= set(table.columns) for table in tables]
+    if asked and any(of_records):
+        raise InputError(f"{tables[0].source} holds records, whose answers are there; name one of their models")
     if all(of_records):
         if teacher is None:
             raise InputError(f"{tables[0].source} holds records of several models; name the teacher with --teacher")
@@ -96,10 +105,10 @@ def read_pairs(
             if task is not None and str(row.get("task") or "default").split("/")[0] != task:
                 aside["another task"] += 1
             elif split in _LEARNED:
-                pairs.append(_pair(row, kind, place, split))
+                pairs.append(_pair(row, kind, place, split, asked=asked))
             elif split in SPLITS:
                 aside[f"split {split}"] += 1
-                held += _pair(row, kind, place, "").keys if split == "calib" else ()
+                held += _pair(row, kind, place, "", asked=asked).keys if split == "calib" else ()
             else:
                 raise InputError(f"{place}: column 'split' is {split!r}; it must be one of {', '.join(SPLITS)}")
     _some(pairs, tables[0].source, aside)
@@ -166,6 +175,11 @@ def within_budget(pairs: Sequence[Pair], budget_usd: float) -> list[Pair]:
     return kept
 
 
+def is_answered(pair: Pair) -> bool:
+    """Whether there is anything to learn of a pair yet."""
+    return bool(pair.answer.strip() or pair.soft or pair.tags)
+
+
 def _some(pairs: Sequence[Pair], source: str, aside: Mapping[str, int]) -> None:
     if not pairs:
         why = ", ".join(f"{count} of {reason}" for reason, count in aside.items()) or "the file is empty"
@@ -180,12 +194,12 @@ def _rows(table: Table) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def _pair(row: Mapping[str, Any], kind: str, place: str, split: str) -> Pair:
+def _pair(row: Mapping[str, Any], kind: str, place: str, split: str, *, asked: bool) -> Pair:
     tags = row.get("tags") if kind == "tagger" else None
     try:
         return Pair(
             query_id=str(row.get("query_id", row.get("id", place))), prompt=_prompt(row, place),
-            answer=_answer(row, kind, place), task=str(row.get("task") or "default").split("/")[0],
+            answer=_answer(row, kind, place, asked=asked), task=str(row.get("task") or "default").split("/")[0],
             group=str(row.get("group") or ""), split=split, soft=_soft(row, place),
             tags=None if tags is None else tuple(_listed(tags, "tags", place)),
             weight=float(row.get("weight", 1.0)), cost_usd=float(row.get("cost_usd", 0.0)),
@@ -209,10 +223,10 @@ def _prompt(row: Mapping[str, Any], place: str) -> str:
     )
 
 
-def _answer(row: Mapping[str, Any], kind: str, place: str) -> str:
+def _answer(row: Mapping[str, Any], kind: str, place: str, *, asked: bool) -> str:
     name = next((name for name in _ANSWERS if name in row), None)
     if name is None:
-        if "soft" in row or (kind == "tagger" and "tags" in row):
+        if asked or "soft" in row or (kind == "tagger" and "tags" in row):
             return ""
         raise InputError(f"{place}: has none of the columns {', '.join(_ANSWERS)}; it has {', '.join(map(str, row))}")
     value = row[name]

@@ -25,7 +25,7 @@ from router_core.errors import InputError, TierError
 if TYPE_CHECKING:
     from router_core.fitting.tables import Progress
 
-__all__ = ["Ask", "Lesson", "Question", "Taught", "teach"]
+__all__ = ["Ask", "Lesson", "Question", "Taught", "paid", "teach"]
 
 _HEAD = {"routenlp": "teacher", "journal": 1}
 _FAILURES = 3
@@ -156,6 +156,20 @@ def teach(
                     found[one.query_id] = lesson
         ordered = {one.query_id: found[one.query_id] for one in questions if one.query_id in found}
         return Taught(ordered, reused, len(ordered) - reused, book.spent, run.stopped)
+
+
+def paid(questions: Sequence[Question], journal: str | Path) -> tuple[float, list[Question]]:
+    """What a journal counts as spent, US dollars, and the questions it does not answer; the file is not made.
+
+    Raises
+    ------
+    InputError
+        For a journal that is damaged, another program's, or in use.
+    """
+    if not Path(journal).exists():
+        return 0.0, [one for one in questions if one.known is None]
+    with _Journal(Path(journal)) as book:
+        return book.spent, [one for one in questions if one.known is None and _key(one) not in book.lessons]
 
 
 class _Run:

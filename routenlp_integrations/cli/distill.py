@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["distill", "quiet"]
 
 _PACKAGES = ("torch", "transformers", "onnx")
+_TIERS = (".yaml", ".yml")
 
 
 def distill(
@@ -35,7 +37,11 @@ def distill(
     tier: Annotated[str, typer.Option(help="Name of the tier it is made for.")],
     out: Annotated[Path, typer.Option(help="Folder to write the checkpoint to; an earlier one there is replaced.")],
     teacher: Annotated[
-        str | None, typer.Option(help="Of records: the model whose answers are learned, as a rule the reference tier.")
+        str | None,
+        typer.Option(
+            help="Of records: the model whose answers are learned, as a rule the reference tier. Of pairs: a YAML file "
+            "of tiers, the last of which is asked for the answers that are missing, within --budget."
+        ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="Learn rows of this task alone.")] = None,
     replay: Annotated[
@@ -48,8 +54,9 @@ def distill(
         Path | None, typer.Option(help="Refuse queries that this bundle, or current release, calibrates with.")
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(help="US dollars that the teacher's answers may have cost together; first come.")
+        float | None, typer.Option(help="US dollars that the teacher's answers may cost together; first come.")
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Pay a live teacher without asking.")] = False,
     source: Annotated[
         str | None,
         typer.Option(
@@ -84,6 +91,8 @@ def distill(
 
     if any(find_spec(name) is None for name in _PACKAGES):
         raise MissingExtraError("train", "distil a student")
+    from routenlp_integrations.cli.teacher import live_teacher
+    from routenlp_integrations.cli.teaching import learn_from
     from router_core.bundle import Bundle
     from router_core.checkpoint import CHECKPOINT, Checkpoint
     from router_core.folder import check_output
@@ -97,7 +106,8 @@ def distill(
     check_target(json_file, "--json")
     check_output(out, CHECKPOINT)
     options = _options(kind, export, finetune, balance, source=source, prompt_template=template, max_tokens=max_tokens)
-    found = read_pairs(pairs, kind, teacher=teacher, task=task)
+    live = None if teacher is None or not teacher.endswith(_TIERS) else live_teacher(Path(teacher))
+    found = read_pairs(pairs, kind, teacher=None if live else teacher, task=task, asked=live is not None)
     earlier = read_pairs(replay, kind, task=task).pairs if replay else ()
     before = None if parent is None else Checkpoint.load(parent)
     calib = found.calib
@@ -105,8 +115,13 @@ def distill(
         import numpy as np
 
         calib = np.union1d(calib, Bundle.load(bundle_folder(bundle)).keys.calib)
-    learned = list(found.pairs) if budget is None else within_budget(found.pairs, budget)
     screen = console(quiet=str(json_file) == STDOUT)
+    taught: dict[str, Any] = {}
+    if live is not None:
+        learned, taught = learn_from(live, found.pairs, out, budget, screen, calib=calib, yes=yes)
+        found = replace(found, teacher=live.name)
+    else:
+        learned = list(found.pairs) if budget is None else within_budget(found.pairs, budget)
     with progress_bar(silent=screen.quiet) as progress:
         made = distil(
             kind, learned, options, tier=tier, replay=earlier, parent=before, calib=calib, seed=seed,
@@ -116,7 +131,7 @@ def distill(
     told: dict[str, Any] = {
         "out": str(out), "id": saved.fingerprint, "kind": kind, "tier": tier, "pairs": len(learned),
         "replay": len(earlier), "set_aside": dict(found.set_aside), "lineage": dict(saved.lineage),
-        "metrics": dict(saved.metrics),
+        "metrics": dict(saved.metrics), **taught,
     }  # fmt: skip
     _show(screen, told, found)
     if json_file is not None:

@@ -25,12 +25,13 @@ class LiveTeacher:
         Of the tier.
     ask
         A prompt to its answer.
-    worst_usd
-        Most that the answer to a prompt may cost, US dollars.
+    expected_usd, worst_usd
+        What the answer to a prompt is expected to cost, and the most it may, US dollars.
     """
 
     name: str
     ask: Ask
+    expected_usd: Callable[[str], float]
     worst_usd: Callable[[str], float]
 
 
@@ -47,6 +48,7 @@ def live_teacher(path: Path) -> LiveTeacher:
     from routenlp_integrations.langchain.collect import read_tiers
     from routenlp_integrations.langchain.collect.asking import worst_price
     from router_core.redaction import Redaction
+    from router_core.router import estimate_tokens
 
     asked = read_tiers(path).tiers[-1]
     model, redact = asked.make(), Redaction.of_environment()
@@ -70,7 +72,10 @@ def live_teacher(path: Path) -> LiveTeacher:
         # Every try may be billed.
         return worst_price(asked, (("user", prompt),)) * (asked.max_retries + 1)
 
-    return LiveTeacher(asked.name, ask, worst)
+    def expected(prompt: str) -> float:
+        return asked.tier.price(estimate_tokens(prompt), asked.assumed_completion_tokens)
+
+    return LiveTeacher(asked.name, ask, expected, worst)
 
 
 def _lesson(asked: Any, reply: Any, message: Any) -> Lesson:
