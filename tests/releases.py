@@ -12,8 +12,9 @@ from tiny_student import tiny_checkpoint
 from router_core.bundle import Bundle
 from router_core.checkpoint import Checkpoint
 from router_core.portfolio import Portfolio
-from router_core.promotion import new_release_id, publish
+from router_core.promotion import new_release_id, promote, publish
 from router_core.release import TASK_MARK, Release
+from router_core.served import ServedRoot
 from router_core.student_set import set_fingerprint
 
 
@@ -39,3 +40,26 @@ def release_of(root: Path, bundle: Path, checkpoints: Mapping[str, Checkpoint]) 
 def small_release(root: Path, bundle: Path, **changes: Any) -> Release:
     """Publish a release whose small tier is one tiny student."""
     return release_of(root, bundle, {"small": tiny_checkpoint(**changes)})
+
+
+def moved(root: Path, name: str) -> None:
+    """Promote, and wait until this process serves it."""
+    promote(root, name)
+    assert ServedRoot.of(root).settle()
+
+
+def answers_of(root: Path) -> dict[str, tuple[str, str]]:
+    """Of `contrary_releases`: by bundle id, what its student says and is called."""
+    told = {}
+    for name, text in (("r0001", "good"), ("r0002", "bad")):
+        bundle = Bundle.load(Release(root, name).bundle)
+        told[bundle.id] = (text, f"routenlp-student/small@{str(bundle.portfolio.tiers[0].model)[:12]}")
+    return told
+
+
+def contrary_releases(root: Path, bundle: Path) -> Path:
+    """Make a ROOT with two releases whose students answer contrarily; r0001 is current."""
+    small_release(root, bundle)
+    small_release(root, bundle, labels=("bad", "good"))
+    promote(root, "r0001")
+    return root

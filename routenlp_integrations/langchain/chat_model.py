@@ -19,7 +19,6 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from routenlp_integrations.langchain.assembled import loaded
 from routenlp_integrations.langchain.messages import with_route
 from routenlp_integrations.langchain.queried import QueriedChatModel
-from routenlp_integrations.langchain.query import BROKEN, LEFT
 from routenlp_integrations.langchain.streaming import Deadline, Screen, last_chunks, leaving
 from routenlp_integrations.langchain.structured import Method, Structure, structured
 from routenlp_integrations.langchain.tiers import STRUCTURE, TierModel
@@ -27,6 +26,7 @@ from routenlp_integrations.langchain.tracing import Trace
 from router_core.cascade import match_tiers
 from router_core.driving import Step, advance, break_off, walking
 from router_core.errors import InputError
+from router_core.logged_query import BROKEN, LEFT
 from router_core.policy import CASCADE
 
 __all__ = ["RoutingChatModel"]

@@ -10,6 +10,7 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, field_serializer
 
 from routenlp_integrations.llama_index.capabilities import Abilities, abilities_of, check_declared, common_metadata
+from routenlp_integrations.llama_index.query import asking
 from routenlp_integrations.llama_index.tiers import TierLLM
 from router_core.breaker import Breaker
 from router_core.budget import Budget
@@ -17,12 +18,16 @@ from router_core.call_plan import StreamPolicy, Uncalibrated
 from router_core.cascade import match_tiers
 from router_core.errors import BundleError, InputError
 from router_core.limits import Limits
+from router_core.release import is_root
 from router_core.retries import RetryPolicy
+from router_core.route import Answer
+from router_core.route_log import RouteLog
 from router_core.router import Router
+from router_core.sources import RouterSource
 from router_core.sticky import Sticky
 from router_core.walk import OnFailure, OnReferenceFailure
 
-__all__ = ["BUNDLE_VARIABLE", "AssembledLLM"]
+__all__ = ["BUNDLE_VARIABLE", "AssembledLLM", "loaded"]
 
 BUNDLE_VARIABLE = "ROUTENLP_BUNDLE"
 """Environment variable with the folder of a bundle, read when none is given."""
@@ -36,11 +41,16 @@ _CHOICES = {
 }
 
 
+_OF_THE_LOG = frozenset({"ledger", "audits", "tiers", "timeout"})
+
+
 class AssembledLLM(FunctionCallingLLM):
     """The parts and the identity of a `RoutingLLM`, which documents them."""
 
     bundle: str | None = None
     router: InstanceOf[Router] = Field(repr=False, exclude=True)
+    releases: InstanceOf[RouterSource] | None = Field(default=None, repr=False, exclude=True)
+    watch: bool = True
     tiers: Mapping[str, Any] = Field(repr=False, exclude=True)
     task: str | None = None
     stream_policy: StreamPolicy = "auto"
@@ -54,19 +64,24 @@ class AssembledLLM(FunctionCallingLLM):
     breaker: InstanceOf[Breaker] | None = None
     budget: InstanceOf[Budget] | None = None
     sticky: Literal["conversation"] | InstanceOf[Sticky] | None = None
+    ledger: Any = Field(default=None, repr=False, exclude=True)
+    audits: Any = Field(default=None, repr=False, exclude=True)
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    # What is wrong is said without quoting what was given: a ledger's URL holds a password.
+    model_config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True)
 
     _tiers: dict[str, TierLLM] = PrivateAttr(default_factory=dict)
     _abilities: dict[str, Abilities] = PrivateAttr(default_factory=dict)
     _metadata: LLMMetadata = PrivateAttr(default_factory=LLMMetadata)
     _limits: Limits = PrivateAttr(default_factory=Limits)
     _sticky: Sticky | None = PrivateAttr(default=None)
+    _log: RouteLog | None = PrivateAttr(default=None)
 
     def __init__(self, **given: Any) -> None:
         # Here and not in validators, which would wrap what is raised.
         super().__init__(**_loaded(given))
         self._assemble()
+        self._open_log()
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a parameter; what is made of the parameters is made anew, or a changed limit would limit nothing."""
@@ -77,6 +92,8 @@ class AssembledLLM(FunctionCallingLLM):
         super().__setattr__(name, value)
         try:
             self._assemble()
+            if name in _OF_THE_LOG:
+                self._open_log()
         except InputError:
             super().__setattr__(name, before)
             self._assemble()
@@ -87,6 +104,7 @@ class AssembledLLM(FunctionCallingLLM):
         copied = super().model_copy(update=update, deep=deep)
         if update:
             copied._assemble()
+            copied._open_log()
         return copied
 
     def _assemble(self) -> None:
@@ -118,13 +136,32 @@ class AssembledLLM(FunctionCallingLLM):
             msg = "is_function_calling_model is True, but no tier is a function-calling model"
             raise InputError(msg)
         self._metadata = common_metadata(
-            f"routenlp-{self.router.bundle_id[:12]}",
+            self._name,
             list(self._tiers.values()),
             self._abilities,
             self.is_function_calling_model,
         )
 
+    def _open_log(self) -> None:
+        """Open the ledger and make the auditor, once: LLMs made of this one go on with both."""
+        asked = {name: asking(tier, self._limits.seconds(name)) for name, tier in self._tiers.items()}
+        self._log = RouteLog.of(self.ledger, self.audits, asked, self._price)
+        if self._log is not None:
+            self.__dict__.update(ledger=self._log.ledger, audits=self._log.auditor)
+
+    def _price(self, tier: str, prompt: str, answer: Answer) -> float:
+        return self.current.price(tier, prompt, answer)
+
     # What it is
+
+    @property
+    def current(self) -> Router:
+        """The router that the next query takes: of a watched ROOT the current release's."""
+        return self.router if self.releases is None else self.releases.get()
+
+    @property
+    def _name(self) -> str:
+        return f"routenlp-{self.current.bundle_id[:12]}"
 
     @classmethod
     def class_name(cls) -> str:
@@ -134,11 +171,12 @@ class AssembledLLM(FunctionCallingLLM):
     @property
     def metadata(self) -> LLMMetadata:
         """What every tier can do; read from the tiers when they were given."""
-        return self._metadata
+        told, name = self._metadata, self._name
+        return told if told.model_name == name else told.model_copy(update={"model_name": name})
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         # Tiers hold keys and headers; their names say enough.
-        told = [("bundle", self.router.bundle_id[:12]), ("tiers", list(self._tiers))]
+        told = [("bundle", self.current.bundle_id[:12]), ("tiers", list(self._tiers))]
         return [*told, ("task", self.task), ("stream_policy", self.stream_policy)]
 
     @field_serializer("breaker", "budget", "sticky")
@@ -148,9 +186,9 @@ class AssembledLLM(FunctionCallingLLM):
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Folder and id of the bundle and the parameters, as plain values; tiers, which hold keys, are left out.
 
-        ``RoutingLLM.from_dict(told, tiers=...)`` makes it again.
+        ``RoutingLLM.from_dict(told, tiers=...)`` makes it again. What a ROOT holds may change until then: it has no id.
         """
-        return {**super().to_dict(**kwargs), "bundle_id": self.router.bundle_id}
+        return {**super().to_dict(**kwargs), **({} if self.releases else {"bundle_id": self.router.bundle_id})}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """A copy that shares the router, which nobody changes, and the tiers, which hold open clients."""
@@ -160,14 +198,34 @@ class AssembledLLM(FunctionCallingLLM):
         return super().__deepcopy__(shared)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A pickle carries the router whole: it works where the bundle's folder is not. Callbacks stay behind."""
-        given = {name: getattr(self, name) for name in self.model_fields_set if name != "callback_manager"}
+        """A pickle carries the router whole: it works where the bundle's folder is not. Callbacks stay behind.
+
+        The ledger is opened again by its URL, which holds its password, and of audits the plan is kept.
+        """
+        given = {n: getattr(self, n) for n in self.model_fields_set if n not in ("callback_manager", "audits")}
+        if self._log is not None and self._log.auditor is not None:
+            given |= {"ledger": self._log.ledger, "audits": self._log.auditor.plan}
         return _made, (type(self), given)
 
 
 def _made(kind: type[AssembledLLM], given: dict[str, Any]) -> AssembledLLM:
     """Inverse of `AssembledLLM.__reduce__`."""
     return kind(**given)
+
+
+def loaded(bundle: str | Path, *, watch: bool) -> dict[str, Any]:
+    """Parameters that say what is routed by: the bundle in a folder, or the releases of a ROOT.
+
+    Raises
+    ------
+    BundleError
+        When there is none, or it is changed, incomplete, or newer than this reader.
+    """
+    given: dict[str, Any] = {"bundle": str(Path(bundle).resolve())}
+    if watch and is_root(Path(bundle)):
+        releases = Router.watch(bundle)
+        return {**given, "router": releases.get(), "releases": releases}
+    return {**given, "router": Router.load(bundle)}
 
 
 def _loaded(given: dict[str, Any]) -> dict[str, Any]:
@@ -179,13 +237,15 @@ def _loaded(given: dict[str, Any]) -> dict[str, Any]:
     made = {name: kind(**given[name]) for name, kind in _LIMITS.items() if isinstance(given.get(name), Mapping)}
     given = {**given, **made}
     wanted = given.pop("bundle_id", None)
+    if given.get("releases") is not None:
+        given["router"] = given["releases"].get()
     if given.get("router") is None:
         bundle = given.get("bundle") or os.environ.get(BUNDLE_VARIABLE)
         if bundle is None:
             msg = f"no bundle was given; name its folder, or set {BUNDLE_VARIABLE}"
             raise InputError(msg)
-        given = {**given, "bundle": str(Path(bundle).resolve()), "router": Router.load(bundle)}
-    if wanted not in (None, given["router"].bundle_id):
+        given |= loaded(bundle, watch=given.get("watch", True))
+    if wanted not in (None, given["router"].bundle_id) and given.get("releases") is None:
         msg = f"the bundle is another one than was serialised; its id is {given['router'].bundle_id}"
         raise BundleError(msg)
     return given

@@ -66,6 +66,9 @@ class Call:
         What answers must look like, None for text.
     said
         (role, text) of every message; of content blocks only text is read. A prompt to complete is one human turn.
+    task, pins
+        For students: the task of the query, and by tier the model that its router names, so that they answer from the
+        same release.
     """
 
     messages: list[ChatMessage] | None
@@ -73,6 +76,8 @@ class Call:
     formatted: bool
     params: Mapping[str, Any]
     form: "Form | None" = None
+    task: str | None = None
+    pins: Mapping[str, str | None] = field(default_factory=dict)
     said: list[tuple[str, str]] = field(init=False)
 
     def __post_init__(self) -> None:

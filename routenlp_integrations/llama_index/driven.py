@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -31,6 +32,7 @@ from router_core.call_plan import (
     streamed_policy,
 )
 from router_core.driving import Step, Steps, advance, aperform, break_off, perform, walking
+from router_core.logged_query import BROKEN, LEFT
 from router_core.policy import CASCADE
 from router_core.route import Route
 from router_core.route_text import route_text
@@ -53,7 +55,10 @@ class DrivenLLM(AssembledLLM):
 
     def _begin(self, call: Call, asked: Asked, policy: str | None, span: str | None) -> Query:
         """Plan a query; without a policy, by that of streams."""
-        router, task = self.router, asked.task or self.task
+        router, log, task = self.current, self._log, asked.task or self.task
+        decision = None if log is None else log.begin()
+        pins = {tier.name: tier.model for tier in router.portfolio.tiers}
+        call = replace(call, task=router.scopes.named(task), pins=pins)
         made = plan_call(
             router,
             call,
@@ -73,11 +78,11 @@ class DrivenLLM(AssembledLLM):
             made = replace(made, start=self._sticky.start(router, made.start, key), key=key)
         if self.budget is not None:
             made = replace(made, run=asked.conversation or asked.run, prompt_tokens=sent_tokens(call))
-        return Query(router, made, span)
+        return Query(router, made, log, decision, asked.conversation, span=span)
 
-    async def _aside(self, work: Callable[..., T], *given: Any) -> T:
+    async def _aside(self, query: Query | None, work: Callable[..., T], *given: Any) -> T:
         """Do what may take milliseconds off the event loop, and what takes less than the way to a thread here."""
-        if self.router.quick:
+        if (self.current if query is None else query.router).quick:
             return work(*given)
         return await asyncio.to_thread(work, *given)
 
@@ -103,6 +108,7 @@ class DrivenLLM(AssembledLLM):
 
     def _answer(self, call: Call, asked: Asked) -> Response:
         query = self._begin(call, asked, CASCADE, active_span_id.get())
+        call = query.plan.call
         with walking(self._walk(query)) as steps:
             step = advance(steps)
             while isinstance(step, Step):
@@ -111,13 +117,14 @@ class DrivenLLM(AssembledLLM):
         return with_route(self._finish(query, step))
 
     async def _aanswer(self, call: Call, asked: Asked) -> Response:
-        query = await self._aside(self._begin, call, asked, CASCADE, active_span_id.get())
+        query = await self._aside(None, self._begin, call, asked, CASCADE, active_span_id.get())
+        call = query.plan.call
         with walking(self._walk(query)) as steps:
             step = advance(steps)
             while isinstance(step, Step):
                 tier = self._tiers[step]
                 reply = await aperform(step, lambda: tier.aask(call, query.span))  # noqa: B023
-                step = await self._aside(advance, steps, query.heard(step, reply))
+                step = await self._aside(query, advance, steps, query.heard(step, reply))
         return with_route(self._finish(query, step))
 
     def _chunks(self, query: Query) -> Generator[Response, None, None]:
@@ -139,9 +146,13 @@ class DrivenLLM(AssembledLLM):
                             for ready in screen.add(chunk):
                                 until_shown.lift()
                                 yield ready
+                except GeneratorExit:
+                    query.leave(step, lambda: screen.answer(tier.llm), LEFT)  # noqa: B023
+                    raise
                 except Exception as error:
                     if screen.shown:
                         break_off(steps, error)
+                        query.leave(step, lambda: screen.answer(tier.llm), BROKEN)  # noqa: B023
                         raise screen.broken(error) from error
                     step = advance(steps, error)
                 else:
@@ -156,7 +167,7 @@ class DrivenLLM(AssembledLLM):
                 tier = self._tiers[step]
                 if query.plan.start.policy_name == CASCADE and not step.final:
                     reply = await aperform(step, lambda: tier.aask(call, query.span))  # noqa: B023
-                    step = await self._aside(advance, steps, query.heard(step, reply))
+                    step = await self._aside(query, advance, steps, query.heard(step, reply))
                     continue
                 screen = Screen(step, call, final=step.final)
                 await asyncio.sleep(step.wait_seconds)
@@ -167,11 +178,15 @@ class DrivenLLM(AssembledLLM):
                             for ready in screen.add(chunk):
                                 until_shown.lift()
                                 yield ready
+                except (GeneratorExit, CancelledError):
+                    query.leave(step, lambda: screen.answer(tier.llm), LEFT)  # noqa: B023
+                    raise
                 except Exception as error:
                     if screen.shown:
                         break_off(steps, error)
+                        query.leave(step, lambda: screen.answer(tier.llm), BROKEN)  # noqa: B023
                         raise screen.broken(error) from error
                     step = advance(steps, error)
                 else:
-                    step = await self._aside(advance, steps, query.heard(step, screen.answer(tier.llm)))
+                    step = await self._aside(query, advance, steps, query.heard(step, screen.answer(tier.llm)))
         yield last_chunk(self._finish(query, step))

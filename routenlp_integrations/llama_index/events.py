@@ -33,6 +33,8 @@ class RoutingDecisionEvent(BaseEvent):
         What a budget has paid so far; None without one.
     id
         Of the route in the ledger, for feedback; None when it is not kept.
+    group
+        Of the query engines among which was chosen; None for LLMs.
     """
 
     tier: str
@@ -44,6 +46,7 @@ class RoutingDecisionEvent(BaseEvent):
     reason: str
     budget: dict[str, Any] | None = None
     id: str | None = None
+    group: str | None = None
 
     @classmethod
     def class_name(cls) -> str:

@@ -1,37 +1,67 @@
-"""A group of interchangeable query engines as one query engine: the cheapest that suffices answers."""
+"""A group of interchangeable query engines as one: the cheapest that suffices answers."""
 
 import asyncio
 import copy
+from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import ExitStack, aclosing, closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse, StreamingResponse
-from llama_index.core.prompts.mixin import PromptMixinType
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
+from llama_index.core.instrumentation.span import active_span_id
 from llama_index.core.schema import QueryBundle
-from llama_index.core.settings import Settings
 
+from routenlp_integrations.llama_index.events import RoutingDecisionEvent
 from routenlp_integrations.llama_index.group_streams import AsyncStream, Stream
 from routenlp_integrations.llama_index.groups import EngineGroup, streams
 from routenlp_integrations.llama_index.node_evidence import answer_of, text_of
-from routenlp_integrations.llama_index.routes import RouteLog, put, told_of
-from router_core.call_plan import streamed_policy, unless_lapsed
-from router_core.driving import Step, Steps, advance, aperform, break_off, perform, walking
+from routenlp_integrations.llama_index.routes import QueryRoutes, put, told_of
+from router_core.call_plan import Plan, streamed_policy
+from router_core.driving import Step, Steps, advance, aperform, break_off, perform, walking, within
 from router_core.errors import InputError, TierError
+from router_core.logged_query import BROKEN, LEFT, LoggedQuery
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.route import Answer, Route
+from router_core.route_log import RouteLog
 from router_core.router import Start
 from router_core.walk import walk
 
 __all__ = ["GroupEngine"]
 
 T = TypeVar("T")
+dispatcher = get_dispatcher(__name__)
 
 
-class GroupEngine(BaseQueryEngine):
+@dataclass(slots=True)
+class _Query(LoggedQuery):
+    """One query of a group; `span` is the router's."""
+
+    span: str | None = None
+
+    @property
+    def bundle(self) -> QueryBundle:
+        found: QueryBundle = self.plan.call
+        return found
+
+    @property
+    def start(self) -> Start:
+        return self.plan.start
+
+    def model_of(self, raw: Any) -> None:
+        return None
+
+    def asked(self) -> str:
+        return self.bundle.query_str
+
+
+class GroupEngine:
     """Asks a group's engines in cascade order, judges every answer by its evidence, and serves it or escalates.
+
+    It stands where a router keeps a query engine, and is none itself: the query has the router's span and events, and
+    those of every engine that was asked. Where it went is a `RoutingDecisionEvent`.
 
     The response is the answering engine's own, with the route under ``metadata["routenlp"]``; that of a stream is
     completed when the stream ends.
@@ -44,8 +74,10 @@ class GroupEngine(BaseQueryEngine):
         Which engines, and what decides.
     engines
         The engine behind every name.
-    log
-        Where routes are kept for the router that this group belongs to.
+    routes
+        Where routes are found again by the router that this group belongs to.
+    ledger, audits
+        As for `RouterQueryEngine`.
 
     Raises
     ------
@@ -54,22 +86,35 @@ class GroupEngine(BaseQueryEngine):
     """
 
     def __init__(
-        self, name: str, group: EngineGroup, engines: Mapping[str, BaseQueryEngine], log: RouteLog | None = None
+        self,
+        name: str,
+        group: EngineGroup,
+        engines: Mapping[str, BaseQueryEngine],
+        routes: QueryRoutes,
+        ledger: Any = None,
+        audits: Any = None,
     ) -> None:
-        super().__init__(callback_manager=Settings.callback_manager)
         self.name = name
         self.group = group
         self.router = group.load()
         self._engines = dict(engines)
-        self._log = log or RouteLog()
+        self._routes = routes
+        self._log = RouteLog.of(ledger, audits, {name: self._asking(name) for name in group.engines}, self.router.price)
         cheap = [engines[engine] for engine in group.engines[:-1]]
         streaming = group.fitted and any(map(streams, cheap))
         self._policy = streamed_policy(self.router, group.stream_policy, group.task) if streaming else CASCADE
 
-    def _get_prompt_modules(self) -> PromptMixinType:
-        return {}
+    def _asking(self, name: str) -> Callable[[QueryBundle], Any]:
+        """An engine as an audit asks it: as a whole, and for so many seconds."""
+        seconds = None if self.group.limits is None else self.group.limits.seconds(name)
+        return lambda query: within(seconds, lambda: self._ask(name, query, False))
 
     # What one query is asked, and what an engine answers
+
+    def _begin(self, query: QueryBundle) -> _Query:
+        decision = None if self._log is None else self._log.begin()
+        plan = Plan(query, self._start(query), {}, "", True, self.router.portfolio.names)
+        return _Query(self.router, plan, self._log, decision, span=active_span_id.get())
 
     def _start(self, query: QueryBundle) -> Start:
         if query.image_path:
@@ -114,43 +159,46 @@ class GroupEngine(BaseQueryEngine):
 
     # One query
 
-    def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
-        start = self._start(query_bundle)
+    def query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        """Answer; see `BaseQueryEngine.query`."""
+        query = self._begin(query_bundle)
         with ExitStack() as stack:
-            steps = stack.enter_context(walking(self._walk(start)))
+            steps = stack.enter_context(walking(self._walk(query.start)))
             step = advance(steps)
             while isinstance(step, Step):
-                show = _may_show(start, step)
+                show = _may_show(query.start, step)
                 reply = perform(step, lambda name=step, show=show: self._ask(name, query_bundle, show))  # type: ignore[misc]
                 if isinstance(reply, Stream):
-                    return self._shown(stack.pop_all(), steps, start, step, query_bundle, reply)
-                step = advance(steps, _checked(reply))
-        return self._served(step, query_bundle)
+                    return self._shown(stack.pop_all(), steps, query, step, reply)
+                step = advance(steps, query.heard(step, _checked(reply)))
+        return self._served(step, query)
 
-    async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
-        start = await self._aside(self._start, query_bundle)
+    async def aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        """Answer without blocking the event loop; see `BaseQueryEngine.aquery`."""
+        query = await self._aside(self._begin, query_bundle)
         with ExitStack() as stack:
-            steps = stack.enter_context(walking(self._walk(start)))
+            steps = stack.enter_context(walking(self._walk(query.start)))
             step = advance(steps)
             while isinstance(step, Step):
-                show = _may_show(start, step)
+                show = _may_show(query.start, step)
                 reply = await aperform(step, lambda name=step, show=show: self._aask(name, query_bundle, show))  # type: ignore[misc]
                 if isinstance(reply, Stream | AsyncStream):
-                    return self._shown(stack.pop_all(), steps, start, step, query_bundle, reply)
-                step = await self._aside(advance, steps, _checked(reply))
-        return self._served(step, query_bundle)
+                    return self._shown(stack.pop_all(), steps, query, step, reply)
+                step = await self._aside(advance, steps, query.heard(step, _checked(reply)))
+        return self._served(step, query)
 
     async def _aside(self, work: Callable[..., T], *given: Any) -> T:
         """Do what may take milliseconds off the event loop, and what takes less than the way to a thread here."""
         return work(*given) if self.router.quick else await asyncio.to_thread(work, *given)
 
-    def _told(self, route: Route) -> dict[str, Any]:
-        lapsed = "" if route.certificate is None else self.router.lapses.why(route.scope)
-        return told_of(unless_lapsed(route, lapsed), self.name)
+    def _told(self, route: Route, query: _Query) -> dict[str, Any]:
+        route = query.finish(route)
+        dispatcher.event(RoutingDecisionEvent.of(route, group=self.name, span_id=query.span))
+        return told_of(route, self.name)
 
-    def _served(self, route: Route, query: QueryBundle) -> RESPONSE_TYPE:
-        told = self._told(route)
-        self._log.add(query, told)
+    def _served(self, route: Route, query: _Query) -> RESPONSE_TYPE:
+        told = self._told(route, query)
+        self._routes.add(query.bundle, told)
         return put(route.answer.raw, told)
 
     # Streams
@@ -159,9 +207,8 @@ class GroupEngine(BaseQueryEngine):
         self,
         walked: ExitStack,
         steps: Steps,
-        start: Start,
+        query: _Query,
         step: Step,
-        query: QueryBundle,
         stream: Stream | AsyncStream,
     ) -> RESPONSE_TYPE:
         """A response that streams what an engine says, and finishes its route at the end; `walked` ends the walk."""
@@ -170,13 +217,13 @@ class GroupEngine(BaseQueryEngine):
             "tier": str(step),
             "attempts": [],
             "cost_usd": None,
-            "task": start.task,
-            "policy": start.policy_name,
+            "task": query.start.task,
+            "policy": query.start.policy_name,
             "bundle": self.router.bundle_id or None,
             "certificate": None,
             "reason": "the stream has not ended",
         }
-        self._log.add(query, told)
+        self._routes.add(query.bundle, told)
         if isinstance(stream, Stream):
             tokens = self._tokens(walked, steps, step, query, stream, told)
             return put(replace(stream.response, response_gen=tokens, response_txt=None), told)
@@ -184,35 +231,46 @@ class GroupEngine(BaseQueryEngine):
         return put(replace(stream.response, response_gen=atokens, response_txt=None), told)
 
     def _tokens(
-        self, walked: ExitStack, steps: Steps, step: Step, query: QueryBundle, stream: Stream, told: dict[str, Any]
+        self, walked: ExitStack, steps: Steps, step: Step, query: _Query, stream: Stream, told: dict[str, Any]
     ) -> Generator[str, None, None]:
         with walked:
             try:
                 with closing(stream.rest()) as pieces:
                     yield from pieces
+            except GeneratorExit:
+                query.leave(step, lambda: self._whole(step, query, stream), LEFT)
+                raise
             except Exception as error:
+                query.leave(step, lambda: self._whole(step, query, stream), BROKEN)
                 raise _broken(steps, step, stream.text, told, error) from error
             self._ended(steps, step, query, stream, told)
 
     async def _atokens(
-        self, walked: ExitStack, steps: Steps, step: Step, query: QueryBundle, stream: AsyncStream, told: dict[str, Any]
+        self, walked: ExitStack, steps: Steps, step: Step, query: _Query, stream: AsyncStream, told: dict[str, Any]
     ) -> AsyncGenerator[str, None]:
         with walked:
             try:
                 async with aclosing(stream.rest()) as pieces:
                     async for piece in pieces:
                         yield piece
+            except (GeneratorExit, CancelledError):
+                query.leave(step, lambda: self._whole(step, query, stream), LEFT)
+                raise
             except Exception as error:
+                query.leave(step, lambda: self._whole(step, query, stream), BROKEN)
                 raise _broken(steps, step, stream.text, told, error) from error
             await self._aside(self._ended, steps, step, query, stream, told)
 
     def _ended(
-        self, steps: Steps, step: Step, query: QueryBundle, stream: Stream | AsyncStream, told: dict[str, Any]
+        self, steps: Steps, step: Step, query: _Query, stream: Stream | AsyncStream, told: dict[str, Any]
     ) -> None:
-        answer = replace(self._read(step, query, stream.response, stream.text), shown=True)
-        route = advance(steps, answer)
+        route = advance(steps, query.heard(step, self._whole(step, query, stream)))
         assert isinstance(route, Route), "what was shown is served"  # noqa: S101
-        told.update(self._told(route))
+        told.update(self._told(route, query))
+
+    def _whole(self, step: Step, query: _Query, stream: Stream | AsyncStream) -> Answer:
+        """What was shown of a stream."""
+        return replace(self._read(step, query.bundle, stream.response, stream.text), shown=True)
 
 
 def _may_show(start: Start, step: Step) -> bool:

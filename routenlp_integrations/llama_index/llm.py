@@ -18,12 +18,12 @@ from llama_index.core.instrumentation.span import active_span_id
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
 from routenlp_integrations.llama_index import calls
+from routenlp_integrations.llama_index.assembled import loaded
 from routenlp_integrations.llama_index.calls import Asked
 from routenlp_integrations.llama_index.tiers import TierLLM
 from routenlp_integrations.llama_index.toolcalling import ToolCallingLLM
 from router_core.cascade import match_tiers
 from router_core.errors import InputError
-from router_core.router import Router
 
 __all__ = ["RoutingLLM"]
 
@@ -58,9 +58,14 @@ class RoutingLLM(ToolCallingLLM):
     Parameters
     ----------
     bundle
-        Folder of a bundle, read when no `router` is given.
+        Folder of a bundle or a release ROOT, read when no `router` is given.
     router
         A loaded router.
+    releases
+        A `RouterSource` (`Router.watch`) in its place: every query takes the current release's router once, and
+        `StudentLLM` tiers answer it with the students of that release. Made by itself for a ROOT.
+    watch
+        Follow the releases of a ROOT; False stays with the one that is current now.
     tiers
         For every tier of the portfolio an LLM.
     task
@@ -98,6 +103,16 @@ class RoutingLLM(ToolCallingLLM):
     sticky
         ``"conversation"`` or a `Sticky`: stay with the tier that answered a conversation last, because switching
         throws away the provider's prompt cache. A conversation is named by the call, else it is how it began.
+    ledger
+        A `Ledger`, or the URL of one, which is then kept without texts. Every finished query is appended, a stream
+        that was left or broke after something was shown as far as it came; ``additional_kwargs["routenlp"]["id"]``
+        names it for `Ledger.feedback`, as does the id of its `RoutingDecisionEvent`. Queries that raise before anything
+        is shown are not kept. Appending never fails or delays an answer. A copy shares the ledger; a pickle opens it
+        again by its URL, password included; `to_dict` leaves it out.
+    audits
+        An `AuditPlan`, carried out in the background with this LLM's own tiers, or an `Auditor` whose callables take
+        the messages of a chat or the prompt of a completion. A copy spends from the same budget; a pickle keeps the
+        plan.
     """
 
     @classmethod
@@ -107,7 +122,7 @@ class RoutingLLM(ToolCallingLLM):
         Parameters
         ----------
         path
-            Folder of the bundle, or a release ROOT.
+            Folder of the bundle, or a release ROOT, whose promotions are followed unless ``watch=False``.
         tiers
             ``{name: LLM}``; the names are the portfolio's.
         **params
@@ -124,11 +139,11 @@ class RoutingLLM(ToolCallingLLM):
         if unknown := sorted(set(params) - set(cls.model_fields)):
             msg = f"RoutingLLM has no parameter {unknown[0]!r}; what a provider needs belongs to its tier"
             raise InputError(msg)
-        router = Router.load(path)
-        match_tiers(tiers, router.portfolio.names)
+        routed = loaded(path, watch=params.get("watch", True))
+        match_tiers(tiers, routed["router"].portfolio.names)
         for name, given in tiers.items():
             TierLLM.of(name, given)
-        return cls(bundle=str(Path(path).resolve()), router=router, tiers=tiers, **params)
+        return cls(**routed, tiers=tiers, **params)
 
     @staticmethod
     def asking(
@@ -188,7 +203,7 @@ class RoutingLLM(ToolCallingLLM):
         """Answer a conversation chunk by chunk; see `LLM.astream_chat`."""
         asked, kwargs = Asked.taken(kwargs)
         call = self._call(messages, "", False, kwargs)
-        query = await self._aside(self._begin, call, asked, None, active_span_id.get())
+        query = await self._aside(None, self._begin, call, asked, None, active_span_id.get())
         return self._achunks(query)  # type: ignore[return-value]
 
     @llm_completion_callback()
@@ -196,5 +211,5 @@ class RoutingLLM(ToolCallingLLM):
         """Complete a prompt chunk by chunk; see `LLM.astream_complete`."""
         asked, kwargs = Asked.taken(kwargs)
         call = self._call(None, prompt, formatted, kwargs)
-        query = await self._aside(self._begin, call, asked, None, active_span_id.get())
+        query = await self._aside(None, self._begin, call, asked, None, active_span_id.get())
         return self._achunks(query)  # type: ignore[return-value]

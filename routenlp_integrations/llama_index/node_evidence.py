@@ -5,7 +5,8 @@ One pure function, `answer_of`, reads an answer for the records, for the certifi
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from llama_index.core.base.response.schema import RESPONSE_TYPE, PydanticResponse, Response
@@ -39,7 +40,11 @@ def text_of(response: RESPONSE_TYPE) -> str:
 
 
 def signals_of(
-    question: str, text: str, nodes: list[NodeWithScore], metadata: Mapping[str, Any] | None = None
+    question: str,
+    text: str,
+    nodes: list[NodeWithScore],
+    metadata: Mapping[str, Any] | None = None,
+    contents: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Numbers that come with an answer made from retrieved nodes.
 
@@ -53,6 +58,8 @@ def signals_of(
         What it was made from.
     metadata
         The response's; finite numbers under ``"signals"`` are taken as they are.
+    contents
+        What an LLM reads of every node, where that is known already.
 
     Returns
     -------
@@ -66,20 +73,29 @@ def signals_of(
     if scores or not nodes:
         told["retrieval_score"] = scores[0] if scores else 0.0
         told["retrieval_margin"] = scores[0] - scores[1] if len(scores) > 1 else 0.0
-    told["groundedness"] = _groundedness(question, text, nodes)
+    told["groundedness"] = _groundedness(question, text, _contents(nodes) if contents is None else contents)
     given = (metadata or {}).get("signals")
     if isinstance(given, Mapping):
         told |= {str(name): float(value) for name, value in given.items() if isinstance(value, int | float)}
     return {name: value for name, value in told.items() if math.isfinite(value)}
 
 
-def _groundedness(question: str, text: str, nodes: list[NodeWithScore]) -> float:
+def _contents(nodes: list[NodeWithScore]) -> list[str]:
+    return [node.get_content(MetadataMode.LLM) for node in nodes]
+
+
+def _groundedness(question: str, text: str, contents: Sequence[str]) -> float:
     said = set(_WORD.findall(text.lower()))
     new = said - set(_WORD.findall(question.lower())) or said
-    if not new or not nodes:
+    if not new or not contents:
         return 0.0
-    read = {word for node in nodes for word in _WORD.findall(node.get_content(MetadataMode.LLM).lower())}
-    return len(new & read) / len(new)
+    return len(new.intersection(frozenset().union(*map(_words, contents)))) / len(new)
+
+
+@lru_cache(maxsize=512)
+def _words(content: str) -> frozenset[str]:
+    """Words of a node, kept: the same ones are retrieved again and again, and by every engine of a group."""
+    return frozenset(_WORD.findall(content.lower()))
 
 
 def answer_of(name: str, question: str, response: RESPONSE_TYPE, text: str, price: Price | None = None) -> Answer:
@@ -103,15 +119,16 @@ def answer_of(name: str, question: str, response: RESPONSE_TYPE, text: str, pric
     """
     metadata = response.metadata or {}
     nodes = response.source_nodes or []
+    contents = _contents(nodes)
     sent, received = _tokens(metadata.get("usage"))
     if sent is None:
-        sent = estimate_tokens(question) + sum(estimate_tokens(node.get_content(MetadataMode.LLM)) for node in nodes)
+        sent = estimate_tokens(question) + sum(map(estimate_tokens, contents))
     return Answer(
         text,
         prompt_tokens=sent,
         completion_tokens=received,
         cost_usd=None if price is None else price(name, Response(text, nodes, metadata)),
-        signals=signals_of(question, text, nodes, metadata),
+        signals=signals_of(question, text, nodes, metadata, contents),
         raw=response,
     )
 

@@ -1,39 +1,56 @@
-"""One query of a `RoutingLLM`: its plan, and the router and the span it keeps from start to end."""
+"""One query of a `RoutingLLM`: how its answers are read, the span it keeps, and how an audit asks its tiers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from routenlp_integrations.llama_index.calls import Call
 from routenlp_integrations.llama_index.messages import model_name_of
-from router_core.call_plan import Plan, checked_model
-from router_core.route import Answer, Route
-from router_core.router import Router
+from routenlp_integrations.llama_index.tiers import TierLLM
+from router_core.driving import within
+from router_core.logged_query import LoggedQuery
+from router_core.route import Answer
 
-__all__ = ["Query"]
+__all__ = ["Query", "asking"]
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """One query on its way.
+@dataclass(slots=True)
+class Query(LoggedQuery):
+    """One query on its way; see `LoggedQuery`.
 
     Attributes
     ----------
-    router
-        Decides, judges and prices it from start to end.
-    plan
-        What happens to it.
     span
         Id of its instrumentation span, None outside of one.
     """
 
-    router: Router
-    plan: Plan
-    span: str | None
+    span: str | None = None
 
-    def heard(self, tier: str, reply: Answer | Exception) -> Answer | Exception:
-        """Take a tier's reply; an answer of another model than was certified is covered by nothing."""
-        if not isinstance(reply, Answer):
-            return reply
-        return checked_model(self.router, tier, reply, model_name_of(reply.raw))
+    def model_of(self, raw: Any) -> str | None:
+        """Name of the model as an answer gives it, None when it does not."""
+        return model_name_of(raw)
 
-    def finish(self, route: Route) -> Route:
-        """The route, without its certificate where none holds."""
-        return self.plan.finish(route, self.router.lapses.why(route.scope))
+    def asked(self) -> Any:
+        """The messages of a chat, the prompt of a completion."""
+        call: Call = self.plan.call
+        return call.prompt if call.messages is None else call.messages
+
+
+def asking(tier: TierLLM, seconds: float | None) -> Callable[[Call], Any]:
+    """A tier as an audit asks it, in a thread of its own: outside of every query's span, and for so many seconds."""
+
+    def ask(call: Call) -> Any:
+        found = within(seconds, lambda: tier.ask(call, None))
+        return _aask(tier, call) if isinstance(found, NotImplementedError) else _answered(found)
+
+    return ask
+
+
+async def _aask(tier: TierLLM, call: Call) -> Answer:
+    return _answered(await tier.aask(call, None))
+
+
+def _answered(found: Answer | Exception) -> Answer:
+    if isinstance(found, Exception):
+        raise found
+    return found

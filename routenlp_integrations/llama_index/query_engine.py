@@ -17,8 +17,9 @@ from llama_index.core.tools.query_engine import QueryEngineTool
 
 from routenlp_integrations.llama_index.group_engine import GroupEngine
 from routenlp_integrations.llama_index.groups import EngineGroup, fitted_groups
-from routenlp_integrations.llama_index.routes import ROUTE_KEY, RouteLog, together
+from routenlp_integrations.llama_index.routes import ROUTE_KEY, QueryRoutes, together
 from router_core.errors import InputError
+from router_core.route_log import RouteLog
 from router_core.router import Router
 
 __all__ = ["RouterQueryEngine"]
@@ -43,6 +44,8 @@ class RouterQueryEngine(theirs.RouterQueryEngine):
     shown) and ``reason``. That of a stream is completed in place when the stream ends. Where several groups were
     selected and their answers combined, ``routes`` holds one for each.
 
+    A `RoutingDecisionEvent` with the same is dispatched in the query's span, for a stream when it ends.
+
     A group without a bundle goes to its last engine, and the reason says so, unless its `EngineGroup` asks for an
     uncertified `AnswerRule`.
 
@@ -56,6 +59,12 @@ class RouterQueryEngine(theirs.RouterQueryEngine):
         Folder of a bundle, or a ROOT, for the group whose tools its portfolio names.
     router
         A loaded router, instead of `bundle`.
+    ledger
+        A `Ledger`, or the URL of one, which is then kept without texts. The route of every group that answered is
+        appended, and its ``id`` names it for `Ledger.feedback`; see `RoutingLLM`.
+    audits
+        An `AuditPlan`, carried out in the background with the group's own engines and by each group for itself, or an
+        `Auditor` whose callables take the text of the query.
 
     Raises
     ------
@@ -76,13 +85,22 @@ class RouterQueryEngine(theirs.RouterQueryEngine):
         cascades: Mapping[str, Sequence[str] | EngineGroup] | None = None,
         bundle: str | Path | None = None,
         router: Router | None = None,
+        ledger: Any = None,
+        audits: Any = None,
     ) -> None:
         if bundle is not None and router is not None:
             raise InputError("give a bundle or a router, not both")
         router = Router.load(bundle) if bundle is not None else router
-        self._log = RouteLog()
+        self._routes = QueryRoutes()
         groups = fitted_groups(cascades or {}, query_engine_tools, router)
-        folded = _folded(query_engine_tools, groups, self._log)
+        if groups:
+            # Opened once, for all groups.
+            log = RouteLog.of(ledger, None, {}, lambda *_: 0.0)
+            ledger = None if log is None else log.ledger
+        elif ledger is not None or audits is not None:
+            raise InputError("ledger and audits are about groups; declare one in cascades")
+        self.ledger = ledger
+        folded = _folded(query_engine_tools, groups, self._routes, ledger, audits)
         super().__init__(selector, folded, llm=llm, summarizer=summarizer, verbose=verbose)
         self._routed = bool(groups)
 
@@ -91,7 +109,7 @@ class RouterQueryEngine(theirs.RouterQueryEngine):
             response: RESPONSE_TYPE = _query(self, query_bundle)
             return response
         own = copy.copy(query_bundle)
-        with self._log.of(own) as routes:
+        with self._routes.of(own) as routes:
             response = _query(self, own)
         return _with_routes(response, routes)
 
@@ -100,7 +118,7 @@ class RouterQueryEngine(theirs.RouterQueryEngine):
             response: RESPONSE_TYPE = await _aquery(self, query_bundle)
             return response
         own = copy.copy(query_bundle)
-        with self._log.of(own) as routes:
+        with self._routes.of(own) as routes:
             response = await _aquery(self, own)
         return _with_routes(response, routes)
 
@@ -115,7 +133,9 @@ def _with_routes(response: RESPONSE_TYPE, routes: list[dict[str, Any]]) -> RESPO
 def _folded(
     tools: Sequence[QueryEngineTool],
     groups: Mapping[str, tuple[EngineGroup, Mapping[str, QueryEngineTool]]],
-    log: RouteLog,
+    routes: QueryRoutes,
+    ledger: Any,
+    audits: Any,
 ) -> list[QueryEngineTool]:
     """The tools with every group in the place of its first one."""
     of = {id(tool): name for name, (_, members) in groups.items() for tool in members.values()}
@@ -126,7 +146,8 @@ def _folded(
             found[id(tool)] = tool
         elif name not in found:
             group, members = groups[name]
-            engine = GroupEngine(name, group, {key: member.query_engine for key, member in members.items()}, log)
+            engines = {key: member.query_engine for key, member in members.items()}
+            engine: Any = GroupEngine(name, group, engines, routes, ledger, audits)
             told = members[group.engines[-1]].metadata
             found[name] = QueryEngineTool(
                 engine, replace(told, name=name, description=group.description or told.description)

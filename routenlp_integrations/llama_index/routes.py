@@ -11,7 +11,7 @@ from llama_index.core.schema import QueryBundle
 
 from router_core.route import Route, route_metadata
 
-__all__ = ["ROUTE_KEY", "RouteLog", "put", "together", "told_of"]
+__all__ = ["ROUTE_KEY", "QueryRoutes", "put", "together", "told_of"]
 
 ROUTE_KEY = "routenlp"
 
@@ -27,7 +27,7 @@ def put(response: RESPONSE_TYPE, told: dict[str, Any]) -> RESPONSE_TYPE:
     return replace(response, metadata={**(response.metadata or {}), ROUTE_KEY: told})
 
 
-class RouteLog:
+class QueryRoutes:
     """Which routes one query of a router took, found again by the query object itself.
 
     The query is handed from engine to engine as the same object, also where a framework changes threads and loses

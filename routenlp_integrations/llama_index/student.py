@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -20,13 +21,17 @@ from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from pydantic import PrivateAttr
 
-from routenlp_integrations.llama_index.calls import Call
+from routenlp_integrations.llama_index.calls import Asked, Call
 from routenlp_integrations.llama_index.messages import block_kind
 from router_core.errors import InputError
+from router_core.release import is_root
 from router_core.route_text import last_turn
 from router_core.sources import StudentSource
 
-__all__ = ["StudentLLM"]
+__all__ = ["FINGERPRINT", "StudentLLM"]
+
+FINGERPRINT = "routenlp_fingerprint"
+"""Argument of a call that says which students the query's router was certified with."""
 
 _UNABLE = ("tools", "functions", "response_format")
 _TEXT = frozenset({"text", "thinking", "cache"})
@@ -42,6 +47,10 @@ class StudentLLM(CustomLLM):
     right), and ``template_matched``, whether the prompt had the form it was trained on. Behind `RoutingLLM` the signals
     are evidence. ``raw["usage"]`` counts tokens by the student's tokenizer.
 
+    Where the tier has one student per task, the task of a query is the call's ``task=``, else that of the
+    `RoutingLLM.asking` block around it, else `task`; behind `RoutingLLM` it is the task of the routed query. Without a
+    student for it the call raises InputError, and a router goes on to the reference tier.
+
     It cannot call tools or follow a schema: calls that ask for either raise NotImplementedError. It takes texts of any
     length, reading head and tail of long ones, so its metadata states a window that limits nobody. A stream is one
     chunk.
@@ -52,9 +61,12 @@ class StudentLLM(CustomLLM):
         Folder of a checkpoint, or a release ROOT.
     tier
         Which of a ROOT's tiers.
+    task
+        Task of every call that does not name one.
     watch
-        Serve the release that is current when a query comes, looked up at most once a second. A query has one release
-        from start to end.
+        Serve the release that is current when a query comes, looked up at most once a second and loaded in the
+        background. A query has one release from start to end, behind `RoutingLLM` its router's. By default a ROOT is
+        watched.
 
     Raises
     ------
@@ -70,14 +82,16 @@ class StudentLLM(CustomLLM):
 
     root: str
     tier: str | None = None
-    watch: bool = False
+    task: str | None = None
+    watch: bool | None = None
 
     _source: StudentSource = PrivateAttr()
 
     def __init__(self, root: str | os.PathLike[str], **params: Any) -> None:
         super().__init__(**{**params, "root": os.fspath(root)})
         # Here and not in a validator, which would wrap a BundleError.
-        self._source = StudentSource(self.root, self.tier, watch=self.watch)
+        watch = is_root(Path(self.root)) if self.watch is None else self.watch
+        self._source = StudentSource(self.root, self.tier, watch=watch)
 
     # What it is
 
@@ -88,7 +102,7 @@ class StudentLLM(CustomLLM):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the checkpoint that answers now, hexadecimal."""
+        """Hash of the students that answer now, hexadecimal."""
         return self._source.get().fingerprint
 
     @property
@@ -98,21 +112,26 @@ class StudentLLM(CustomLLM):
 
     # One query
 
+    def _named(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call with its task, read at once: a stream may be consumed outside of its block."""
+        asked, rest = Asked.taken(params)
+        return {**rest, "task": asked.task or self.task}
+
     def _answer(self, prompt: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Answer, as text and the fields that chat and completion responses share."""
         for name in _UNABLE:
             if params.get(name):
                 msg = f"a student takes no {name}; ask another tier for it"
                 raise NotImplementedError(msg)
-        student = self._source.get()
-        found = student.answer(prompt)
+        students = self._source.get(params.get(FINGERPRINT))
+        found = students.answer(prompt, params.get("task"))
         usage = {"prompt_tokens": found.prompt_tokens, "completion_tokens": found.completion_tokens}
         total = found.prompt_tokens + found.completion_tokens
         return {
             "text": found.text,
             "delta": found.text,
-            "raw": {"model": student.name, "finish_reason": "stop", "usage": {**usage, "total_tokens": total}},
-            "additional_kwargs": {"model_name": student.name, "signals": dict(found.signals)},
+            "raw": {"model": students.name, "finish_reason": "stop", "usage": {**usage, "total_tokens": total}},
+            "additional_kwargs": {"model_name": students.name, "signals": dict(found.signals)},
         }
 
     def _chatted(self, messages: Sequence[ChatMessage], params: Mapping[str, Any]) -> ChatResponse:
@@ -129,55 +148,63 @@ class StudentLLM(CustomLLM):
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer the last human turn."""
-        return self._chatted(messages, kwargs)
+        params = self._named(kwargs)
+        return self._chatted(messages, params)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer a prompt."""
-        return CompletionResponse(**self._answer(prompt, kwargs))
+        params = self._named(kwargs)
+        return CompletionResponse(**self._answer(prompt, params))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer the last human turn, off the event loop."""
-        return await asyncio.to_thread(self._chatted, messages, kwargs)
+        params = self._named(kwargs)
+        return await asyncio.to_thread(self._chatted, messages, params)
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer a prompt, off the event loop."""
-        return CompletionResponse(**await asyncio.to_thread(self._answer, prompt, kwargs))
+        params = self._named(kwargs)
+        return CompletionResponse(**await asyncio.to_thread(self._answer, prompt, params))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer the last human turn in one chunk."""
+        params = self._named(kwargs)
 
         def chunks() -> ChatResponseGen:
-            yield self._chatted(messages, kwargs)
+            yield self._chatted(messages, params)
 
         return chunks()
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Answer a prompt in one chunk."""
+        params = self._named(kwargs)
 
         def chunks() -> CompletionResponseGen:
-            yield CompletionResponse(**self._answer(prompt, kwargs))
+            yield CompletionResponse(**self._answer(prompt, params))
 
         return chunks()
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Answer the last human turn in one chunk, off the event loop."""
+        params = self._named(kwargs)
 
         async def chunks() -> ChatResponseAsyncGen:
-            yield await asyncio.to_thread(self._chatted, messages, kwargs)
+            yield await asyncio.to_thread(self._chatted, messages, params)
 
         return chunks()
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """Answer a prompt in one chunk, off the event loop."""
+        params = self._named(kwargs)
 
         async def chunks() -> CompletionResponseAsyncGen:
-            yield CompletionResponse(**await asyncio.to_thread(self._answer, prompt, kwargs))
+            yield CompletionResponse(**await asyncio.to_thread(self._answer, prompt, params))
 
         return chunks()

@@ -23,6 +23,7 @@ from llama_index.core.llms.llm import LLM
 
 from routenlp_integrations.llama_index.calls import Call, ToolRequest
 from routenlp_integrations.llama_index.messages import Response, answer_of
+from routenlp_integrations.llama_index.student import FINGERPRINT, StudentLLM
 from router_core.call_plan import STRUCTURE
 from router_core.errors import InputError
 from router_core.route import Answer
@@ -95,6 +96,8 @@ class TierLLM:
     def _arguments(self, llm: LLM, call: Call) -> dict[str, Any]:
         """All arguments of this tier's call; tools are prepared its own way."""
         params = {name: value for name, value in call.params.items() if name != STRUCTURE}
+        if isinstance(llm, StudentLLM):
+            params |= {"task": call.task, FINGERPRINT: call.pins.get(self.name)}
         if call.messages is None:
             return {"prompt": call.prompt, "formatted": call.formatted, **params}
         request = params.get("tools")

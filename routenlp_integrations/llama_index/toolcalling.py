@@ -48,7 +48,7 @@ class ToolCallingLLM(DrivenLLM):
         """The LLM whose response this is; the reference tier's where that is not known."""
         route = response.additional_kwargs.get(ROUTE)
         name = route.get("tier") if isinstance(route, Mapping) else response.additional_kwargs.get(ANSWERING)
-        return self.tiers[str(name) if name in self.tiers else self.router.portfolio.reference.name]
+        return self.tiers[str(name) if name in self.tiers else self.current.portfolio.reference.name]
 
     def _validate_chat_with_tools_response(
         self, response: ChatResponse, tools: Sequence[BaseTool], allow_parallel_tool_calls: bool = False, **kwargs: Any

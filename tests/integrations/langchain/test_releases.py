@@ -16,7 +16,7 @@ from bundles import SURE
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import PrivateAttr
-from releases import release_of, small_release
+from releases import answers_of, contrary_releases, moved, release_of
 from scripted import EVERY, ScriptedModel, ask, route_of
 from tiny_student import tiny_checkpoint
 
@@ -30,7 +30,6 @@ from router_core.served import ServedRoot
 
 AT_SMALL: Any = {"configurable": {"tier": "small", "task": "mood"}}
 QUERY = "Review 3: I love this lamp"
-FLIPPED = ("bad", "good")
 
 
 class Gated(StudentChatModel):
@@ -55,11 +54,7 @@ class Unpinned(Gated):
 @pytest.fixture
 def root(tmp_path: Path, small_bundle: Path) -> Path:
     """A ROOT with two releases whose students answer contrarily; r0001 is current."""
-    root = tmp_path / "root"
-    small_release(root, small_bundle)
-    small_release(root, small_bundle, labels=FLIPPED)
-    promote(root, "r0001")
-    return root
+    return contrary_releases(tmp_path / "root", small_bundle)
 
 
 def over(root: Path, student: type[StudentChatModel] = StudentChatModel, **params: Any) -> Any:
@@ -67,21 +62,6 @@ def over(root: Path, student: type[StudentChatModel] = StudentChatModel, **param
     small = student(root, tier="small")
     others = {name: ScriptedModel(model_name=f"{name}-1", reply=SURE.format("good")) for name in ("medium", "large")}
     return RoutingChatModel.from_bundle(root, tiers={"small": small, **others}, **params)
-
-
-def moved(root: Path, name: str) -> None:
-    """Promote, and wait until this process serves it."""
-    promote(root, name)
-    assert ServedRoot.of(root).settle()
-
-
-def answers_of(root: Path) -> dict[str, tuple[str, str]]:
-    """By bundle id, what its student says and is called."""
-    told = {}
-    for name, text in (("r0001", "good"), ("r0002", "bad")):
-        bundle = Bundle.load(Release(root, name).bundle)
-        told[bundle.id] = (text, f"routenlp-student/small@{str(bundle.portfolio.tiers[0].model)[:12]}")
-    return told
 
 
 def mixed(root: Path, found: list[AIMessage]) -> list[AIMessage]:

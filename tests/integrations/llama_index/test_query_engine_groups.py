@@ -576,7 +576,7 @@ async def test_sixty_four_queries_do_not_mix(router: Router, multi: bool) -> Non
         assert multi or response.metadata["asked"] == prompt
         assert route_of(response) == route_of(await engine.aquery(prompt))
     assert len({route_of(response)["tier"] for response in responses}) > 1
-    assert not engine._log._open
+    assert not engine._routes._open
 
 
 async def test_a_slow_router_thinks_off_the_event_loop(

@@ -23,6 +23,7 @@ from routenlp_integrations.llama_index import RoutingLLM, StudentLLM
 from router_core import Answer, BundleError, Cascade, InputError
 from router_core.records import Records
 from router_core.router import Router
+from router_core.served import ServedRoot
 from router_core.student import make_student
 
 QUERY = "Review 3: I love this lamp"
@@ -80,7 +81,7 @@ def test_what_it_is(llm: StudentLLM) -> None:
 async def test_the_event_loop_is_not_blocked(llm: StudentLLM, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """Asked asynchronously, the student works on another thread."""
     seen: set[int] = set()
-    kind = type(llm._source.get())
+    kind = type(llm._source.get().student())
     real: Any = kind._answer
 
     def spied(self: Any, text: str) -> Any:
@@ -128,8 +129,7 @@ def test_copies_answer_the_same(llm: StudentLLM) -> None:
 
 def test_promotions_under_load(root: Path) -> None:
     """Of many queries during promotions none is lost, and each has text and name of one release."""
-    llm = StudentLLM(root, tier="small", watch=True)
-    llm._source._watch._every_s = llm._source._watch._due = 0.0  # type: ignore[union-attr]
+    llm = StudentLLM(root, tier="small")
     second = tiny_checkpoint(labels=("bad", "good"))
     second.save(root / "releases" / "r2" / "checkpoints" / "small")
     wanted = {make_student(tiny_checkpoint()).name: "good", make_student(second).name: "bad"}
@@ -138,10 +138,42 @@ def test_promotions_under_load(root: Path) -> None:
         for number in range(256):
             if number % 32 == 0:
                 promote(root, ("r1", "r2")[number // 32 % 2])
+                assert ServedRoot.of(root).settle()
             pending.append(pool.submit(llm.complete, QUERY))
         found = [one.result() for one in pending]
     assert all(one.text == wanted[one.additional_kwargs["model_name"]] for one in found)
     assert {one.text for one in found} == {"good", "bad"}
+
+
+def _of_tasks(root: Path) -> Path:
+    """A ROOT whose tier small has a student for each of two tasks."""
+    folder = root / "releases" / "r1" / "checkpoints"
+    tiny_checkpoint().save(folder / "small@mood")
+    tiny_checkpoint(labels=("bad", "good")).save(folder / "small@taste")
+    promote(root, "r1")
+    return root
+
+
+@pytest.mark.parametrize("how", EVERY)
+async def test_the_task_chooses_the_student(tmp_path: Path, how: str) -> None:
+    """With one student per task: by the call, the block around it, or the LLM's own; without one it says so."""
+    root = _of_tasks(tmp_path / "sets")
+    llm = StudentLLM(root, tier="small")
+    assert said(await ask(llm, how, QUERY, task="mood/short")) == "good"
+    with RoutingLLM.asking(task="taste"):
+        assert said(await ask(llm, how, QUERY)) == "bad"
+        assert said(await ask(llm, how, QUERY, task="mood")) == "good"
+    assert said(await ask(StudentLLM(root, tier="small", task="taste"), how, QUERY)) == "bad"
+    with pytest.raises(InputError, match="the task must be named; name one of: mood, taste"):
+        await ask(llm, how, QUERY)
+
+
+def test_a_stream_keeps_the_task_of_its_block(tmp_path: Path) -> None:
+    """Read after the block it was begun in, as engines do."""
+    llm = StudentLLM(_of_tasks(tmp_path / "sets"), tier="small")
+    with RoutingLLM.asking(task="taste"):
+        chunks = llm.stream_complete(QUERY)
+    assert [chunk.text for chunk in chunks] == ["bad"]
 
 
 # A tier of the router
