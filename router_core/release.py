@@ -3,11 +3,13 @@
 ::
 
     ROOT/releases/<id>/bundle/                 what routes
-    ROOT/releases/<id>/checkpoints/<tier>/     the cheap tiers that were trained for it
+    ROOT/releases/<id>/checkpoints/<tier>/     the cheap tiers that were trained for it, or one folder per task:
+    ROOT/releases/<id>/checkpoints/<tier>@<task>/
     ROOT/current                               a text file with the id, replaced by rename
     ROOT/previous                              the id before it, for rollback
 
-This module only reads. Whoever takes a bundle's or a checkpoint's folder takes a ROOT as well.
+This module only reads; `router_core.promotion` writes. Whoever takes a bundle's or a checkpoint's folder takes a ROOT
+as well.
 """
 
 from __future__ import annotations
@@ -26,18 +28,24 @@ __all__ = [
     "BUNDLE_FOLDER",
     "CHECKPOINTS",
     "CURRENT",
+    "PREVIOUS",
     "RELEASES",
+    "TASK_MARK",
     "CurrentWatch",
     "Release",
     "bundle_folder",
     "checkpoint_folder",
+    "is_name",
     "is_root",
 ]
 
 RELEASES: Final = "releases"
 CURRENT: Final = "current"
+PREVIOUS: Final = "previous"
 BUNDLE_FOLDER: Final = "bundle"
 CHECKPOINTS: Final = "checkpoints"
+TASK_MARK: Final = "@"
+"""Between a tier and a task in the name of a checkpoint's folder."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@-]{0,127}")
 """Names that are one folder on every platform: no separator, no leading dot."""
@@ -76,7 +84,7 @@ class Release:
             why = type(error).__name__
             msg = f"{root} has no current release ({CURRENT}: {why}); promote one of its {RELEASES}"
             raise BundleError(msg) from error
-        if not _NAME.fullmatch(found):
+        if not is_name(found):
             msg = f"{root / CURRENT} holds {found[:80]!r}, which is no name of a release; promote one of {RELEASES}"
             raise BundleError(msg)
         release = cls(root, found)
@@ -86,6 +94,25 @@ class Release:
             raise BundleError(msg)
         return release
 
+    @classmethod
+    def at(cls, path: str | Path) -> Release | None:
+        """The release a path stands for: a ROOT's current one, or the release whose folder it is; None for others.
+
+        Raises
+        ------
+        BundleError
+            When a ROOT has no current release.
+        """
+        path = Path(path)
+        if is_root(path):
+            return cls.current(path)
+        folder = path.absolute()
+        if folder.parent.name != RELEASES or (folder / MANIFEST).is_file() or not folder.is_dir():
+            return None
+        release = cls(folder.parent.parent, folder.name)
+        _inside(folder, release.root)
+        return release
+
     @property
     def folder(self) -> Path:
         """Folder of the release."""
@@ -93,35 +120,83 @@ class Release:
 
     @property
     def bundle(self) -> Path:
-        """Folder of its bundle."""
-        return self.folder / BUNDLE_FOLDER
-
-    @property
-    def tiers(self) -> tuple[str, ...]:
-        """Tiers that have a checkpoint, sorted."""
-        held = self.folder / CHECKPOINTS
-        if not held.is_dir():
-            return ()
-        return tuple(sorted(item.name for item in held.iterdir() if (item / MANIFEST).is_file()))
-
-    def checkpoint(self, tier: str | None = None) -> Path:
-        """Folder of a tier's checkpoint; of the only one when no tier is named.
+        """Folder of its bundle.
 
         Raises
         ------
         BundleError
-            When there is none.
+            When it is a link that leads out of ROOT.
+        """
+        found = self.folder / BUNDLE_FOLDER
+        _inside(found, self.root)
+        return found
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Names of its checkpoints' folders, ``<tier>`` or ``<tier>@<task>``, sorted."""
+        held = self.folder / CHECKPOINTS
+        if not held.is_dir():
+            return ()
+        return tuple(sorted(item.name for item in held.iterdir() if is_name(item.name) and (item / MANIFEST).is_file()))
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """Tiers that have a checkpoint, or one per task; sorted."""
+        return tuple(sorted({name.partition(TASK_MARK)[0] for name in self.checkpoints}))
+
+    def tasks(self, tier: str) -> tuple[str, ...]:
+        """Tasks for which a tier has a checkpoint of its own, sorted; empty when one serves all tasks."""
+        split = (name.partition(TASK_MARK) for name in self.checkpoints)
+        return tuple(task for name, mark, task in split if name == tier and mark)
+
+    def tier(self, tier: str | None = None) -> str:
+        """A tier that has checkpoints: the one that is named, or the only one.
+
+        Raises
+        ------
+        BundleError
+            When there is none, or several and none is named.
         """
         held = self.tiers
         if tier is None and len(held) == 1:
-            return self.folder / CHECKPOINTS / held[0]
-        if tier is None or not _NAME.fullmatch(tier) or tier not in held:
+            return held[0]
+        if tier is None or tier not in held:
             asked = "several checkpoints or none" if tier is None else f"no checkpoint of tier {tier!r}"
             msg = f"release {self.id} of {self.root} has {asked}; name one of: {', '.join(held) or 'none'}"
             raise BundleError(msg)
-        found = self.folder / CHECKPOINTS / tier
+        return tier
+
+    def checkpoint(self, tier: str | None = None, task: str | None = None) -> Path:
+        """Folder of a tier's checkpoint.
+
+        Parameters
+        ----------
+        tier
+            Name of the tier; None for the only one.
+        task
+            Which of the tier's tasks; it matters to none but a tier that has a checkpoint per task.
+
+        Raises
+        ------
+        BundleError
+            When there is none, or several and none is named.
+        """
+        tier = self.tier(tier)
+        tasks = self.tasks(tier)
+        if task is None and len(tasks) == 1:
+            task = tasks[0]
+        if tasks and task not in tasks:
+            asked = "one checkpoint per task" if task is None else f"no checkpoint for the task {task!r}"
+            msg = f"tier {tier} of release {self.id} of {self.root} has {asked}; name one of: {', '.join(tasks)}"
+            raise BundleError(msg)
+        found = self.folder / CHECKPOINTS / (f"{tier}{TASK_MARK}{task}" if tasks else tier)
         _inside(found, self.root)
         return found
+
+
+def is_name(name: str) -> bool:
+    """Whether a name may be that of a release or of a checkpoint: one folder on every platform."""
+    return bool(_NAME.fullmatch(name))
 
 
 def is_root(path: Path) -> bool:
@@ -141,16 +216,16 @@ def bundle_folder(path: str | Path) -> Path:
     return Release.current(path).bundle if is_root(path) else path
 
 
-def checkpoint_folder(path: str | Path, tier: str | None = None) -> Path:
-    """Folder of a checkpoint, given itself or a ROOT and the tier.
+def checkpoint_folder(path: str | Path, tier: str | None = None, task: str | None = None) -> Path:
+    """Folder of a checkpoint, given itself or a ROOT (or a release's folder), the tier and the task.
 
     Raises
     ------
     BundleError
         When a ROOT has no current release, or that has no checkpoint of the tier.
     """
-    path = Path(path)
-    return Release.current(path).checkpoint(tier) if is_root(path) else path
+    release = Release.at(path)
+    return Path(path) if release is None else release.checkpoint(tier, task)
 
 
 class CurrentWatch:

@@ -30,7 +30,7 @@ from typing import Any, Final, Self
 from router_core.checkpoint import Checkpoint
 from router_core.errors import BundleError, InputError
 from router_core.prompt_template import PromptTemplate
-from router_core.release import CurrentWatch, checkpoint_folder, is_root
+from router_core.release import TASK_MARK, CurrentWatch, checkpoint_folder, is_root
 
 __all__ = ["KINDS", "Student", "StudentAnswer", "StudentSource", "load_student", "make_student"]
 
@@ -158,7 +158,7 @@ def make_student(checkpoint: Checkpoint, threads: int = 1) -> Student:
     return made(checkpoint, threads)
 
 
-def load_student(path: str | Path, tier: str | None = None, threads: int = 1) -> Student:
+def load_student(path: str | Path, tier: str | None = None, threads: int = 1, task: str | None = None) -> Student:
     """Load a student.
 
     Parameters
@@ -169,15 +169,17 @@ def load_student(path: str | Path, tier: str | None = None, threads: int = 1) ->
         Which of a ROOT's tiers; must be the checkpoint's own where that is given.
     threads
         See `Student`.
+    task
+        Which of the tier's students, where it has one per task.
 
     Raises
     ------
     BundleError
         When there is none, it is damaged or newer than this reader, or it is another tier's.
     """
-    folder = checkpoint_folder(path, tier)
+    folder = checkpoint_folder(path, tier, task)
     checkpoint = Checkpoint.load(folder)
-    if tier is not None and checkpoint.tier != tier:
+    if tier is not None and tier not in (checkpoint.tier, checkpoint.tier.partition(TASK_MARK)[0]):
         msg = f"checkpoint {folder} is of tier {checkpoint.tier!r}, not {tier!r}"
         raise BundleError(msg)
     return make_student(checkpoint, threads)

@@ -18,16 +18,17 @@ from router_core.errors import InputError
 from router_core.fitting.candidates import Goal
 from router_core.fitting.certify import Candidate, candidate_of, certify
 from router_core.fitting.fit_bundle import FitSettings, told_of
+from router_core.fitting.incumbent import Comparison, Incumbent
 from router_core.fitting.lay import Tuned, calib_sizes, delta_of_each, lay
 from router_core.fitting.tables import Progress
-from router_core.keys import hash_keys
+from router_core.keys import KeyLedger, hash_keys
 from router_core.ledger.records import records_from_ledger
 from router_core.ledger.url import is_ledger_url
 from router_core.records import Records, read_records
 from router_core.scopes import CertifyBy, Scopes
 from router_core.splits import Prepared, hash_key, prepare
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "certify_bundle"]
 
 
 def calibrate(
@@ -109,6 +110,49 @@ def calibrate(
         measured=bundle.measured,
     )
     return made if out is None else made.save(out)
+
+
+def certify_bundle(
+    bundle: Bundle,
+    records: Records,
+    incumbent: Incumbent,
+    *,
+    earlier: KeyLedger | None = None,
+    progress: Progress | None = None,
+) -> tuple[Bundle, Comparison]:
+    """Certify the frozen candidate of a bundle as it is, and measure the release that serves now beside it.
+
+    Parameters
+    ----------
+    bundle
+        Made by ``fit(..., certified=False)``.
+    records
+        With calib rows; rows of the other splits only settle groups and straddlers, as when it was fitted.
+    incumbent
+        The release that serves now.
+    earlier
+        Keys that were used before, whose counts are carried forward.
+    progress
+        Called as the work goes on.
+
+    Returns
+    -------
+    tuple
+        The certified bundle, not written, and the comparison.
+
+    Raises
+    ------
+    InputError
+        When calibration rows share keys with what the bundle was trained or tuned on, or the incumbent lacks answers.
+    """
+    prepared, _, _ = _calib(bundle, records)
+    _check_fresh(bundle, prepared)
+    mine = np.unique(hash_keys([prepared.records.group[i] for i in prepared.calib_all.tolist()]))
+    keys = bundle.keys if earlier is None else bundle.keys.merged(earlier)
+    candidate, uses = candidate_of(bundle), keys.used(mine) + 1
+    shown, compared = certify(candidate, prepared.records, prepared.calib, uses, progress, incumbent=incumbent)
+    policies = {key: path.at(shown[key].step) for key, path in candidate.policies.items()}
+    return replace(bundle, policies=policies, certificates=shown, keys=keys.with_calib(mine)), compared
 
 
 def _read(records: str | Path | Sequence[str | Path], bundle: Bundle) -> Records:

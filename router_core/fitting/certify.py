@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,11 @@ from router_core.bundle import Bundle
 from router_core.certificate import PathResult
 from router_core.claim import Certificate
 from router_core.fitting.candidates import ScoreTable
+from router_core.fitting.incumbent import Comparison, Deployed, Incumbent, compare
 from router_core.fitting.rivals import BASELINES, Baselines
 from router_core.fitting.tables import Progress, bad_answers, evidence_of, score_table, views_of
 from router_core.keys import ids_sha256
-from router_core.policy import Policy
+from router_core.policy import CASCADE, Policy
 from router_core.records import Records
 from router_core.risks import Plan, certify_served, least_n, retained
 from router_core.scopes import ALL, Scopes
@@ -30,10 +32,12 @@ __all__ = [
     "Candidate",
     "candidate_of",
     "certify",
+    "deployed",
     "in_betting_order",
     "path_outcome",
     "policy_table",
     "scope_table",
+    "unshown",
 ]
 
 
@@ -134,13 +138,42 @@ def in_betting_order(records: Records, rows: NDArray[np.intp]) -> NDArray[np.int
     return rows[betting_order([records.query_id[i] for i in rows.tolist()])]
 
 
+Shown = dict[tuple[str, str], Certificate]
+
+
+@overload
 def certify(
     candidate: Candidate,
     records: Records,
     calib: NDArray[np.intp],
     uses: int,
     progress: Progress | None = None,
-) -> dict[tuple[str, str], Certificate]:
+    *,
+    incumbent: None = None,
+) -> Shown: ...
+
+
+@overload
+def certify(
+    candidate: Candidate,
+    records: Records,
+    calib: NDArray[np.intp],
+    uses: int,
+    progress: Progress | None = None,
+    *,
+    incumbent: Incumbent,
+) -> tuple[Shown, Comparison]: ...
+
+
+def certify(
+    candidate: Candidate,
+    records: Records,
+    calib: NDArray[np.intp],
+    uses: int,
+    progress: Progress | None = None,
+    *,
+    incumbent: Incumbent | None = None,
+) -> Shown | tuple[Shown, Comparison]:
     """Certify every policy and stored baseline of a frozen candidate.
 
     Parameters
@@ -153,11 +186,14 @@ def certify(
         Row numbers, one per group.
     uses
         How many times these rows have been used to certify, this one included.
+    incumbent
+        The release that serves now, to be measured on the same rows; it keeps its own certificate.
 
     Returns
     -------
     dict
-        One certificate per (scope, policy name); each is a separate claim at its own delta.
+        One certificate per (scope, policy name); each is a separate claim at its own delta. With an incumbent a pair:
+        the certificates, and how the two compare.
     """
     bad, kind = bad_answers(records, candidate.tolerance), candidate.risk
     least = least_n(kind, candidate.alpha, candidate.delta)
@@ -191,7 +227,102 @@ def certify(
                 use_count=uses,
                 notes=(*_notes(candidate.scopes, scope), *_gaps(table, path)),
             )
-    return shown
+    if incumbent is None:
+        return shown
+    steps = {key: certificate.step for key, certificate in shown.items()}
+    return shown, _measured(candidate, steps, records, calib, incumbent, progress)
+
+
+def unshown(candidate: Candidate) -> Shown:
+    """Certificates of a candidate for which calib was not read yet: nothing is shown of any policy."""
+    return {
+        (scope, name): Certificate(
+            scope=scope,
+            policy=name,
+            risk=candidate.risk,
+            alpha=candidate.alpha,
+            delta=None if candidate.risk == "expectation" else candidate.delta,
+            n=0,
+            bad=None if candidate.risk == "retention" else 0,
+            certified=False,
+            step=0,
+            lower_bound=None,
+            minimum_n=least_n(candidate.risk, candidate.alpha, candidate.delta),
+            calib_sha256=ids_sha256([]),
+            use_count=0,
+        )
+        for scope, name in sorted(candidate.policies)
+    }
+
+
+def deployed(
+    candidate: Candidate,
+    steps: Mapping[tuple[str, str], int],
+    records: Records,
+    rows: NDArray[np.intp],
+    progress: Progress | None = None,
+) -> Deployed:
+    """What the cascade does with rows whose task is named, every doubt counted against it.
+
+    Parameters
+    ----------
+    candidate
+        Frozen parts.
+    steps
+        Step in force by (scope, policy name).
+    records, rows
+        Completed records, and which of them.
+    """
+    bad = bad_answers(records, candidate.tolerance)
+    found = Deployed.always_reference(records.cost[rows], records.quality[rows])
+    place = {int(row): at for at, row in enumerate(rows.tolist())}
+    for view in candidate.scopes.views:
+        path = candidate.policies.get((view.scope, CASCADE))
+        mine = np.asarray([i for i in rows.tolist() if _scope_of(candidate.scopes, records, i) == view.scope], np.intp)
+        if path is None or not len(mine):
+            continue
+        kept, table = scope_table(candidate, records, mine, view.scope, bad, progress)
+        if table is None:
+            continue
+        worst = table.at_worst(path)
+        served, cost = worst.replay(path)
+        step, at = steps[view.scope, CASCADE], np.asarray([place[i] for i in kept.tolist()], np.intp)
+        each = np.arange(len(kept))
+        found.served[at], found.cost[at] = served[step], cost[step]
+        found.quality[at] = worst.quality[each, served[step]]
+        found.bad[at] = worst.bad[each, served[step]]
+    return found
+
+
+def _measured(
+    candidate: Candidate,
+    steps: Mapping[tuple[str, str], int],
+    records: Records,
+    calib: NDArray[np.intp],
+    incumbent: Incumbent,
+    progress: Progress | None,
+) -> Comparison:
+    """Candidate and incumbent on the same rows; neither is changed by it."""
+    ids = [records.query_id[i] for i in calib.tolist()]
+    rows, bundle = incumbent.rows_of(ids), incumbent.bundle
+    now = {key: path.step for key, path in bundle.policies.items()}
+    level = 1.0 - candidate.delta
+    overall, tasks = compare(
+        deployed(candidate, steps, records, calib, progress),
+        deployed(candidate_of(bundle), now, incumbent.records, rows, progress),
+        records.cost[calib, -1],
+        [records.task[i] for i in calib.tolist()],
+        tiers=records.cost.shape[1],
+        level=level,
+        seed=0,
+    )
+    return Comparison(bundle.id, ids_sha256(ids), level, overall, tasks)
+
+
+def _scope_of(scopes: Scopes, records: Records, i: int) -> str | None:
+    task, subtask = records.task[i], records.subtask[i]
+    view = scopes.resolve(f"{task}/{subtask}" if subtask else task)
+    return None if view is None else view.scope
 
 
 def _hidden(candidate: Candidate, records: Records, rows: NDArray[np.intp]) -> NDArray[np.float64]:

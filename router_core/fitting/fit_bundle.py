@@ -17,7 +17,7 @@ from router_core.bundle import Bundle, candidate_parts, earlier_keys, parts_id
 from router_core.claim import check_levels, check_risk
 from router_core.encoder import EncoderTrainer
 from router_core.errors import InputError
-from router_core.fitting.certify import Candidate, certify
+from router_core.fitting.certify import Candidate, certify, unshown
 from router_core.fitting.choice import choose_encoder
 from router_core.fitting.static import StaticTrainer
 from router_core.fitting.tables import Progress
@@ -95,6 +95,7 @@ def fit(
     tiers: Sequence[str] | None = None,
     settings: FitSettings | None = None,
     trainers: Sequence[EncoderTrainer] = (),
+    certified: bool = True,
     progress: Progress | None = None,
 ) -> Bundle:
     """Fit a router on logged records, certify it, and write the bundle.
@@ -114,6 +115,8 @@ def fit(
     trainers
         Encoder trainers; the static one when empty. With several the encoder is chosen (`choose_encoder`), and only
         the chosen candidate reads calib.
+    certified
+        False leaves calib unread: the bundle sends every query to the reference tier until `certify_bundle` shows more.
     progress
         Called as the work goes on.
 
@@ -142,7 +145,7 @@ def fit(
     told = told_of(settings, candidate, _train_means(prepared, candidate.scopes))
     opaque = {**candidate.baselines.parts(), **work.tuned.parts()}
     frozen = candidate_parts(priced, candidate.scopes, candidate.scorer, candidate.policies, told, opaque)
-    shown = certify(candidate, prepared.records, prepared.calib, uses, progress)
+    shown = certify(candidate, prepared.records, prepared.calib, uses, progress) if certified else unshown(candidate)
     bundle = Bundle(
         priced,
         candidate.scopes,
@@ -151,7 +154,7 @@ def fit(
         shown,
         told,
         opaque,
-        keys.with_calib(_calib_keys(prepared)),
+        keys.with_calib(_calib_keys(prepared)) if certified else keys,
         {
             "source": records.source,
             "drops": str(drops),

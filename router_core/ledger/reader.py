@@ -135,7 +135,13 @@ class LedgerReader:
             raise InputError(f"{self.address.shown}: cannot be read ({what_went_wrong(error)})") from None
 
     def routes(
-        self, since: Moment = None, until: Moment = None, *, learnable: bool = False, hidden: bool = False
+        self,
+        since: Moment = None,
+        until: Moment = None,
+        *,
+        learnable: bool = False,
+        referred: bool = False,
+        hidden: bool = False,
     ) -> Iterator[LoggedRoute]:
         """Every route with ``since <= at < until``, oldest first.
 
@@ -147,7 +153,9 @@ class LedgerReader:
         since, until
             Bounds in time; None is no bound.
         learnable
-            Only routes that were chosen for an audit or escalated: those with a reference answer.
+            Only routes that were chosen for an audit or escalated: those with a reference answer beside a cheap one.
+        referred
+            With `learnable`: those too that went straight to the reference tier.
         hidden
             Read the hidden vectors too.
         """
@@ -159,7 +167,8 @@ class LedgerReader:
         query = sa.select(*(column for column in table.columns if column.name not in skipped))
         query = query.order_by(table.c.at, table.c.id).limit(_PAGE)
         if learnable:
-            query = query.where(sa.or_(table.c.audited, table.c.escalated))
+            straight = [table.c.tier == table.c.reference] if referred else []
+            query = query.where(sa.or_(table.c.audited, table.c.escalated, *straight))
         for bound, operator in ((seconds(since), table.c.at.__ge__), (seconds(until), table.c.at.__lt__)):
             if bound is not None:
                 query = query.where(operator(bound))

@@ -1,0 +1,264 @@
+"""Harvest: the logged queries that the student tier failed at, or all of them, as far as students may be taught them.
+
+The ledger is read a page at a time and at most a fixed sample a task is kept, so memory stays flat. Calibration and
+test queries, their near-duplicates, the router's part of train and what was taught before are left out and counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from exporters.fence import Keys, item_keys
+from exporters.loop.folds import is_student_part
+from router_core.errors import InputError
+from router_core.grades import Grading, grade, grader
+from router_core.groups import hash_key, merge_near_duplicates
+from router_core.keys import hash_keys
+from router_core.ledger.reader import LedgerReader, LoggedAttempt, LoggedRoute, Moment
+from router_core.ledger.rows import key_of
+from router_core.records import Records
+from router_core.splits import Prepared
+from router_core.student import Student
+
+__all__ = ["Fence", "Found", "gaps", "harvest_failures", "to_row"]
+
+_LEARNED = ("train", "tune")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One query that may be taught.
+
+    Attributes
+    ----------
+    query_id, task, prompt, group
+        Its id is the record's where it is one of the records, else the route's.
+    answer
+        The right answer, or the reference tier's, where it is known; else None.
+    answer_usd
+        What that answer cost when it was given, US dollars.
+    route_usd
+        What answering the query cost, US dollars.
+    gap
+        Quality of the reference tier's answer less that of the student tier's.
+    """
+
+    query_id: str
+    task: str
+    prompt: str
+    group: str
+    answer: str | None
+    answer_usd: float
+    route_usd: float
+    gap: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Fence:
+    """What may not be taught.
+
+    Attributes
+    ----------
+    prepared
+        The records with their splits and groups.
+    calib
+        Hashed keys of every calibration query, of whatever fold.
+    taught
+        Hashed keys of what the current students learned from.
+    student_share
+        Of the student part.
+    """
+
+    prepared: Prepared
+    calib: Keys
+    taught: Keys
+    student_share: float
+
+    def why_not(self, query_id: str, group: str, prompt: str, row: int | None) -> str:
+        """Why a query may not be taught; empty where it may."""
+        keys = hash_keys(item_keys(query_id, group, prompt))
+        if np.isin(keys, self.calib).any():
+            return "calibration queries"
+        if row is not None and self.prepared.records.split[row] not in _LEARNED:
+            return f"{self.prepared.records.split[row]} queries"
+        if np.isin(keys, self.taught).any():
+            return "taught before"
+        return "" if is_student_part(group, self.student_share) else "of the router's part"
+
+
+def harvest_failures(
+    ledger: str,
+    fence: Fence,
+    *,
+    tasks: Iterable[str],
+    since: Moment,
+    until: Moment,
+    everything: bool,
+    tolerance: float,
+    limit: int,
+    seed: int,
+    left_out: Counter[str],
+) -> list[Found]:
+    """Read the ledger.
+
+    Parameters
+    ----------
+    ledger
+        URL.
+    fence
+        What may not be taught.
+    tasks
+        Tasks that have a plan.
+    since, until
+        Bounds in time.
+    everything
+        Take every route, not only those that went to the reference tier and those an audit or a user found bad.
+    tolerance
+        By how much an answer may fall short of the reference tier's without being bad.
+    limit
+        Queries kept per task, a fixed sample by the hash of the id.
+    seed
+        Of the sample.
+    left_out
+        Counts what was left out, by reason.
+
+    Raises
+    ------
+    InputError
+        When the ledger cannot be read, or neither it nor the records hold the texts of what it logged.
+    """
+    records, known = fence.prepared.records, set(tasks)
+    by_key = {key_of(prompt): i for i, prompt in enumerate(records.prompt)}
+    by_id = {query: i for i, query in enumerate(records.query_id)}
+    heaps: dict[str, list[tuple[int, int, Found]]] = defaultdict(list)
+    kept = 0
+    for number, route in enumerate(_routes(ledger, since, until, everything)):
+        task = route.task or "default"
+        if task not in known:
+            left_out["of tasks without a plan"] += 1
+            continue
+        if not everything and route.tier != route.reference and not route.escalated and not _bad(route, tolerance):
+            left_out["audited and not bad"] += 1
+            continue
+        row = by_id.get(route.id, by_key.get(route.key or ""))
+        if row is None and not (route.text or "").strip():
+            left_out["without their text"] += 1
+            continue
+        one = _found(route, task, records, row)
+        if why := fence.why_not(one.query_id, one.group, one.prompt, row):
+            left_out[why] += 1
+            continue
+        kept += 1
+        rank = -int.from_bytes(hashlib.sha256(f"{seed}|{route.id}".encode("utf-8", "replace")).digest()[:8])
+        heap = heaps[task]
+        if len(heap) < limit:
+            heapq.heappush(heap, (rank, number, one))
+        elif rank > heap[0][0]:
+            heapq.heapreplace(heap, (rank, number, one))
+    if not kept and left_out["without their text"]:
+        raise InputError(
+            f"{left_out['without their text']} logged routes have no text and none of them is in the records; log with "
+            "store_text=True, or give the records whose queries were logged"
+        )
+    found = [one for _, heap in sorted(heaps.items()) for _, _, one in sorted(heap, key=lambda item: item[1])]
+    return _without_near_duplicates(found, fence, by_id, left_out)
+
+
+def gaps(
+    found: Sequence[Found], students: Mapping[str, Student], records: Records, column: int, grades: Grading
+) -> list[Found]:
+    """Fill in by how much the student tier falls short on each query.
+
+    The current student answers anew; a tier without one is judged by its recorded answer. Where no right answer is
+    known the gap is what the student doubts, 1 less its own confidence; where nothing is known it is 1.
+    """
+    of, place = grader(grades), {query: i for i, query in enumerate(records.query_id)}
+    told = []
+    for one in found:
+        student, row = students.get(one.task), place.get(one.query_id)
+        said: str | None = None if row is None else records.response[row][column]
+        gap = 1.0
+        if student is not None:
+            answer = student.answer(one.prompt)
+            said, gap = answer.text, 1.0 - answer.signals.get("own_confidence", 0.0)
+        if said is not None and one.answer is not None:
+            gap = 1.0 - grade(of(one.task), said, one.answer)
+        told.append(replace(one, gap=float(gap)))
+    return told
+
+
+def _routes(ledger: str, since: Moment, until: Moment, everything: bool) -> Iterator[LoggedRoute]:
+    reader = LedgerReader(ledger)
+    return reader.routes(since, until, learnable=not everything, referred=not everything)
+
+
+def _found(route: LoggedRoute, task: str, records: Records, row: int | None) -> Found:
+    told = [item.text for item in route.feedback if item.kind in ("label", "correction") and item.text]
+    reference = _reference(route)
+    if told:
+        answer, usd = str(told[-1]), 0.0
+    elif reference is not None:
+        answer, usd = str(reference.answer), float(reference.cost_usd or 0.0)
+    elif row is not None and records.response[row][-1] is not None:
+        answer, usd = str(records.response[row][-1]), float(np.nan_to_num(records.cost[row, -1]))
+    else:
+        answer, usd = None, 0.0
+    cost = float(route.cost_usd or 0.0)
+    if row is not None:
+        return Found(records.query_id[row], task, records.prompt[row], records.group[row], answer, usd, cost)
+    text = route.text or ""
+    group = f"conversation {route.conversation}" if route.conversation else hash_key(text)
+    return Found(route.id, task, text, group, answer, usd, cost)
+
+
+def _reference(route: LoggedRoute) -> LoggedAttempt | None:
+    found = [one for one in route.attempts if one.tier == route.reference and one.answer is not None]
+    return found[-1] if found else None
+
+
+def _bad(route: LoggedRoute, tolerance: float) -> bool:
+    """Whether an audit or a user found the served answer bad."""
+    grades = [told.value for told in route.feedback if told.kind == "audit" and told.value is not None]
+    if grades and 1.0 - grades[-1] > tolerance:
+        return True
+    served = [one.answer for one in route.attempts if one.tier == route.tier and not one.audit]
+    right = [told.text for told in route.feedback if told.kind in ("label", "correction") and told.text]
+    return bool(right) and bool(served) and served[-1] is not None and served[-1] != right[-1]
+
+
+def _without_near_duplicates(
+    found: list[Found], fence: Fence, by_id: Mapping[str, int], left_out: Counter[str]
+) -> list[Found]:
+    """Leave out logged queries that are near-duplicates of records that may not be taught."""
+    strangers = [one for one in found if one.query_id not in by_id]
+    if not strangers:
+        return found
+    records = fence.prepared.records
+    learned = np.array([split in _LEARNED for split in records.split] + [True] * len(strangers))
+    names = merge_near_duplicates(
+        [*records.prompt, *(one.prompt for one in strangers)],
+        [*records.group, *(one.group for one in strangers)],
+        [*records.task, *(one.task for one in strangers)],
+        learned,
+    )
+    barred = {
+        name
+        for name, split, group in zip(names, records.split, records.group, strict=False)
+        if split not in _LEARNED or not is_student_part(group, fence.student_share)
+    }
+    gone = {one.query_id for one, name in zip(strangers, names[len(records) :], strict=True) if name in barred}
+    if gone:
+        left_out["near-duplicates of calibration, test or the router's queries"] += len(gone)
+    return [one for one in found if one.query_id not in gone]
+
+
+def to_row(one: Found) -> dict[str, Any]:
+    """Plain JSON values."""
+    return {name: getattr(one, name) for name in Found.__dataclass_fields__}

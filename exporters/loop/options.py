@@ -1,0 +1,183 @@
+"""What the loop is told: which tier learns, how each task's student is made and graded, and what the gate allows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from exporters.clusters import ClusterOptions
+from exporters.students.options import ENCODER_KINDS, EncoderOptions, GenerativeOptions
+from router_core.errors import InputError
+from router_core.fitting.fit_bundle import FitSettings
+from router_core.grades import Grade, Grading
+from router_core.portfolio import Portfolio
+
+__all__ = ["SELECTIONS", "Limits", "LoopOptions", "Selection", "TaskPlan"]
+
+Selection = Literal["clusters", "failures", "traffic"]
+SELECTIONS: tuple[Selection, ...] = ("clusters", "failures", "traffic")
+"""What is taught: the worst failure clusters; failures in hash order; any logged query in hash order, untargeted."""
+
+_KINDS = (*ENCODER_KINDS, "generative")
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """How the student of one task is made and judged.
+
+    Attributes
+    ----------
+    kind
+        One of `exporters.students.KINDS`.
+    options
+        Of the trainer; its defaults when None.
+    grade
+        Of an answer against the right one: a metric's name or a function (`router_core.grades`). The right answer is
+        the correction in the feedback where there is one, else the reference tier's answer.
+    seed_pairs
+        Where the first release is given no student of the task: how many student-part queries of the records, with the
+        reference tier's recorded answers, make one. 0 leaves the tier's recorded answers until a round has taught one.
+    quality_loss
+        How far the mean quality served on the task may lie below the reference tier's; None is alpha + tolerance.
+    """
+
+    kind: str
+    options: EncoderOptions | GenerativeOptions | None = None
+    grade: str | Grade = "agree_with_reference"
+    seed_pairs: int = 0
+    quality_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise InputError(f"a plan is of the kind {self.kind!r}; use {', '.join(_KINDS)}")
+        if self.seed_pairs < 0 or (self.quality_loss is not None and not 0 <= self.quality_loss < 1):
+            raise InputError("seed_pairs must not be negative, quality_loss must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the gate allows beside risk and cost.
+
+    Attributes
+    ----------
+    student_mb
+        Largest weights of one student, millions of bytes.
+    student_ms, router_ms
+        Largest median time of one answer of a student, and of one decision of the router, milliseconds, one thread, on
+        the machine that runs the round.
+    """
+
+    student_mb: float = 200.0
+    student_ms: float = 2_000.0
+    router_ms: float = 100.0
+
+    def __post_init__(self) -> None:
+        if min(self.student_mb, self.student_ms, self.router_ms) <= 0:
+            raise InputError("limits of size and latency must be above 0")
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """Everything about a loop but its data.
+
+    Attributes
+    ----------
+    portfolio
+        Tiers with their prices, the reference last.
+    tier
+        The cheap tier that learns.
+    plans
+        By task; tasks without a plan are left alone.
+    settings
+        What every release is to be certified for.
+    folds
+        Parts that calib is cut into: one for the start, one for each round.
+    student_share
+        Share of the learned queries that students may be taught; the router learns from the others.
+    clusters, per_task
+        How failures are grouped, and how many of a task's clusters are taught.
+    select
+        What is taught, see `SELECTIONS`.
+    most, least
+        Queries taught per task and round at most; below the least a task's student stays as it is.
+    budget_usd
+        US dollars that the teacher may be paid in one round.
+    concurrency
+        Calls to the teacher in flight at once.
+    limits
+        Of the gate.
+    seed
+        Of everything random.
+    """
+
+    portfolio: Portfolio
+    tier: str
+    plans: Mapping[str, TaskPlan]
+    settings: FitSettings = field(default_factory=FitSettings)
+    folds: int = 4
+    student_share: float = 0.5
+    clusters: ClusterOptions = field(default_factory=ClusterOptions)
+    per_task: int = 5
+    select: Selection = "clusters"
+    most: int = 2_000
+    least: int = 20
+    budget_usd: float = 1.0
+    concurrency: int = 1
+    limits: Limits = field(default_factory=Limits)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.portfolio.index(self.tier) == len(self.portfolio.tiers) - 1:
+            raise InputError(f"{self.tier!r} is the reference tier, which teaches; name a cheaper one to learn")
+        if not self.portfolio.tiers[self.portfolio.index(self.tier)].priced:
+            raise InputError(f"tier {self.tier!r} has no price; give one (0 is allowed), the gate compares costs")
+        if not self.plans:
+            raise InputError("no task has a plan; give at least one task its kind of student")
+        if self.select not in SELECTIONS:
+            raise InputError(f"select is {self.select!r}; use {', '.join(SELECTIONS)}")
+        if self.folds < 2 or not 0 < self.student_share < 1:
+            raise InputError("folds must be at least 2 (the start and one round), student_share between 0 and 1")
+        if min(self.per_task, self.most, self.least, self.concurrency) < 1 or not self.budget_usd >= 0:
+            raise InputError("per_task, most, least and concurrency must be at least 1, budget_usd not negative")
+
+    @property
+    def grades(self) -> Grading:
+        """Grades by task, as `router_core.grades.grader` takes them."""
+        return {task: plan.grade for task, plan in self.plans.items()}
+
+    def quality_loss(self, task: str) -> float:
+        """How far the mean quality served on a task may lie below the reference tier's."""
+        plan = self.plans.get(task)
+        if plan is None or plan.quality_loss is None:
+            return self.settings.alpha + self.settings.tolerance
+        return plan.quality_loss
+
+    @property
+    def digest(self) -> str:
+        """Hash of all options, by which a round that is taken up again is known to be the same."""
+        told = {
+            **{name: getattr(self, name) for name in ("tier", "folds", "student_share", "per_task", "select", "most")},
+            **{name: getattr(self, name) for name in ("least", "budget_usd", "seed")},
+            "portfolio": self.portfolio.to_json(),
+            "settings": asdict(self.settings),
+            "clusters": asdict(self.clusters),
+            "limits": asdict(self.limits),
+            "plans": {task: _plan(plan) for task, plan in sorted(self.plans.items())},
+        }
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _plan(plan: TaskPlan) -> dict[str, Any]:
+    grade = (
+        plan.grade if isinstance(plan.grade, str) else getattr(plan.grade, "__qualname__", type(plan.grade).__name__)
+    )
+    return {
+        "kind": plan.kind,
+        "options": None if plan.options is None else asdict(plan.options),
+        "grade": grade,
+        "seed_pairs": plan.seed_pairs,
+        "quality_loss": plan.quality_loss,
+    }

@@ -1,0 +1,187 @@
+"""The report of a round: what was learned, what it cost, what was gained, and what was refused and why."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporters.loop.files import read_json, write_bytes, write_json
+from exporters.loop.journal import Journal
+from exporters.loop.work import Work
+from router_core.release import Release
+
+__all__ = ["OUTCOMES", "RoundReport", "exhausted", "report_of"]
+
+OUTCOMES = ("promoted", "refused", "nothing to learn", "no fold left")
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What a round did.
+
+    Attributes
+    ----------
+    root
+        The ROOT.
+    number
+        Of the round; 0 when none was begun.
+    outcome
+        One of `OUTCOMES`.
+    release
+        Id of the release that serves now.
+    reasons
+        By check of the gate, what spoke against promotion.
+    told
+        Everything, as in ``report.json``: ``harvest``, ``clusters``, ``picked``, ``teach``, ``students``, ``gate``,
+        ``comparison``, ``steps`` (seconds, CPU seconds and US dollars of each).
+    folder
+        Where it is written; None when no round was begun.
+    """
+
+    root: Path
+    number: int
+    outcome: str
+    release: str
+    reasons: Mapping[str, tuple[str, ...]]
+    told: Mapping[str, Any]
+    folder: Path | None = None
+
+    @property
+    def promoted(self) -> bool:
+        """Whether a new release serves."""
+        return self.outcome == "promoted"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "root": str(self.root), "round": self.number, "outcome": self.outcome, "release": self.release,
+            "reasons": {name: list(said) for name, said in self.reasons.items()}, **self.told,
+        }  # fmt: skip
+
+
+def exhausted(root: Path, folds: int) -> RoundReport:
+    """No round can be certified any more."""
+    why = (
+        f"all {folds} calibration folds are used; nothing was changed. Certify on fresh queries: give new records in a "
+        "new folder"
+    )
+    return RoundReport(root, 0, "no fold left", Release.current(root).id, {}, {"why": why})
+
+
+def report_of(work: Work, journal: Journal, incumbent: Release) -> RoundReport:
+    """Make the report, write it, and close the round."""
+    told = _told(work, journal)
+    gate = told.get("gate")
+    outcome = "nothing to learn" if gate is None else "promoted" if gate["promoted"] else "refused"
+    release = journal.steps["promote"]["told"]["release"] if outcome == "promoted" else incumbent.id
+    reasons = {} if gate is None else {name: tuple(said) for name, said in gate["reasons"].items()}
+    report = RoundReport(work.state.root, int(journal.begun["round"]), outcome, release, reasons, told, journal.folder)
+    write_json(journal.folder / "report.json", report.to_json())
+    write_bytes(journal.folder / "report.md", _markdown(report).encode())
+    picture = journal.path("cluster") / "clusters.png"
+    if picture.exists():
+        shutil.copyfile(picture, journal.folder / "clusters.png")
+    journal.run("report", lambda _: {"outcome": outcome})
+    return report
+
+
+def _told(work: Work, journal: Journal) -> dict[str, Any]:
+    steps = journal.steps
+    told: dict[str, Any] = {
+        "harvest": steps["harvest"]["told"],
+        "clusters": [],
+        "picked": steps["select"]["told"]["picked"],
+        "teach": steps["teach"]["told"],
+        "students": {name.partition("@")[2]: one["told"] for name, one in steps.items() if name.startswith("distil@")},
+        "steps": {
+            name: {key: one[key] for key in ("seconds", "cpu_seconds", "usd")}
+            for name, one in steps.items()
+            if name != "report"
+        },
+    }
+    clusters = journal.path("cluster") / "clusters.json"
+    if clusters.exists():
+        kept = ("task", "number", "size", "gap", "score", "cost_usd", "keywords", "typical")
+        told["clusters"] = [{key: one[key] for key in kept} for one in read_json(clusters)["clusters"]]
+    if journal.done("gate"):
+        told["gate"] = steps["gate"]["told"]
+        told["measurements"] = read_json(journal.path("gate") / "measurements.json")
+        told["comparison"] = told["measurements"]["comparison"]
+        told["tiers"] = list(work.options.portfolio.names)
+    return told
+
+
+def _markdown(report: RoundReport) -> str:
+    lines = [f"# Round {report.number}: {report.outcome}", "", f"Release {report.release} serves.", ""]
+    for name, said in report.reasons.items():
+        lines += [f"- **{name}**: {one}" for one in said]
+    told = report.told
+    lines += ["", "## Learned", ""]
+    found, teach = told["harvest"], told["teach"]
+    lines.append(
+        f"Harvested: {_counts(found['found']) or 'nothing'}. Left out: {_counts(found['left_out']) or 'nothing'}."
+    )
+    if told["clusters"]:
+        lines += ["", "| task | # | size | gap | size x gap | USD | words | a typical query |", "| --- " * 8 + "|"]
+        lines += [
+            f"| {one['task']} | {one['number']} | {one['size']} | {one['gap']:.2f} | {one['score']:.1f} | "
+            f"{one['cost_usd']:.4g} | {', '.join(one['keywords'])} | {_cell(one['typical'])} |"
+            for one in told["clusters"]
+        ]
+        lines += ["", "![failures](clusters.png)"]
+    lines += [
+        "",
+        f"Picked: {_counts(told['picked']) or 'nothing'}. Teacher: {teach['reused']} answers that were paid for already "
+        f"({teach['reused_usd']:.4g} USD then), {teach['asked']} asked for {teach['usd']:.4g} USD.",
+    ]
+    for task, one in told["students"].items():
+        if "skipped" in one:
+            lines.append(f"- {task}: no new student ({one['skipped']})")
+        else:
+            lines.append(
+                f"- {task}: {one['pairs']} new pairs and {one['replay']} replayed; student {one['student'][:12]}"
+            )
+    if "comparison" in told:
+        lines += ["", "## Gained, on the fresh calibration fold", "", *_comparison(told)]
+    lines += ["", "## Cost of the round", "", "| step | seconds | CPU seconds | USD |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {name} | {one['seconds']:.1f} | {one['cpu_seconds']:.1f} | {one['usd']:.4g} |"
+        for name, one in told["steps"].items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _comparison(told: Mapping[str, Any]) -> list[str]:
+    comparison = told["comparison"]
+    rows = {"all": comparison["overall"], **comparison["tasks"]}
+    lines = [
+        f"Cost and quality are ratios to always-{told['tiers'][-1]}; the interval is of the paired difference of cost "
+        f"(level {comparison['level']:g}, bootstrap over groups).",
+        "",
+        "| task | n | cost before | cost after | difference | quality before | quality after | bad before | bad after | "
+        "served after |",
+        "| --- " * 10 + "|",
+    ]
+    for name, one in rows.items():
+        usd, quality = one["reference_usd"] or 1.0, one["reference_quality"] or 1.0
+        low, high = (limit / usd for limit in one["difference_usd"])
+        shares = ", ".join(
+            f"{tier} {100 * share:.0f} %" for tier, share in zip(told["tiers"], one["new_share"], strict=True) if share
+        )
+        lines.append(
+            f"| {name} | {one['n']} | {one['old_usd'] / usd:.3f} | {one['new_usd'] / usd:.3f} | {low:+.3f} to {high:+.3f} "
+            f"| {one['old_quality'] / quality:.3f} | {one['new_quality'] / quality:.3f} | {one['old_bad']} | "
+            f"{one['new_bad']} | {shares} |"
+        )
+    return lines
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _cell(texts: list[str]) -> str:
+    return (" ".join(texts[0].split())[:80] if texts else "").replace("|", "\\|")

@@ -1,0 +1,162 @@
+"""One round: from what the ledger says of failures to a release that is promoted, or to reasons why it is not.
+
+harvest -> cluster -> select -> teach -> distil -> re-answer -> retrain the router -> certify on a fresh fold -> gate ->
+promote or keep. Every step is journaled (`exporters.loop.journal`): a killed round goes on at its first incomplete step,
+and until the last of them the old release serves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from exporters.loop.files import read_json, write_json
+from exporters.loop.journal import Journal, locked
+from exporters.loop.learning import Learning
+from exporters.loop.options import LoopOptions
+from exporters.loop.proving import Proving
+from exporters.loop.reporting import RoundReport, exhausted, report_of
+from exporters.loop.state import State
+from exporters.loop.work import Distil, Work
+from exporters.students.teacher import Ask
+from router_core.encoder import EncoderTrainer
+from router_core.errors import InputError
+from router_core.fitting.tables import Progress
+from router_core.records import Records
+from router_core.release import Release
+
+__all__ = ["run_round"]
+
+_LAST = "report"
+
+
+def run_round(
+    root: str | Path,
+    *,
+    ledger: str,
+    records: Records,
+    options: LoopOptions,
+    ask: Ask | None = None,
+    progress: Progress | None = None,
+    trainers: Sequence[EncoderTrainer] = (),
+    distil: Distil | None = None,
+) -> RoundReport:
+    """Run the next round of a loop, or finish the one that was killed.
+
+    Parameters
+    ----------
+    root
+        ROOT of a loop that was started.
+    ledger
+        URL of the ledger with the routes since the last promoted round.
+    records
+        The records that the loop was started with.
+    options
+        Those that the loop, or the killed round, was started with; what is taught and the limits may change from round
+        to round.
+    ask
+        The reference tier, asked what no escalation paid for; None learns only from answers that are there.
+    progress
+        Called as the work goes on.
+    trainers
+        Of the router's encoder; the static one when empty.
+    distil
+        Stands in for `exporters.students.distil`.
+
+    Returns
+    -------
+    RoundReport
+        Also written to ``ROOT/rounds/<n>/report.md`` and ``report.json``.
+
+    Raises
+    ------
+    InputError
+        When no loop was started here, another process is at work here, or what is given is not what the loop or the
+        killed round was started with.
+    """
+    with locked(Path(root)):
+        work = Work.of(root, records, options, trainers=trainers, progress=progress, distiller=distil)
+        state = work.state
+        told = state.check_started()
+        if work.digest != told["records"]:
+            raise InputError(
+                f"{records.source}: these are not the records that the loop in {state.root} was started with; the "
+                "folds were allocated on those"
+            )
+        if told["tier"] != options.tier:
+            raise InputError(f"{state.root}: the tier that learns is {told['tier']!r}, not {options.tier!r}")
+        journal = _journal(state, work)
+        if journal is None:
+            return exhausted(state.root, len(work.folds.ids))
+        return _steps(work, journal, ledger, ask)
+
+
+def _journal(state: State, work: Work) -> Journal | None:
+    """The journal of the round to do; None when there is no fold left for one."""
+    number = max(state.rounds())
+    last = Journal(state.round(number))
+    if number and not last.done(_LAST):
+        if last.begun["options"] != work.options.digest:
+            raise InputError(
+                f"{last.folder} was begun with other options; finish it with those, or remove it to lose the round and "
+                "its calibration fold"
+            )
+        return last
+    spent = read_json(state.spent) if state.spent.exists() else {}
+    left = [fold for fold in range(1, len(work.folds.ids)) if str(fold) not in spent]
+    if not left:
+        return None
+    begun = {
+        "options": work.options.digest,
+        "round": number + 1,
+        "fold": left[0],
+        "incumbent": Release.current(state.root).id,
+        "since": _since(state),
+        "until": time.time(),
+    }
+    return Journal(state.round(number + 1), begun)
+
+
+def _since(state: State) -> float | None:
+    """Until when the last promoted round had read the ledger: what came later was answered by what serves now."""
+    for number in reversed(state.rounds()):
+        journal = Journal(state.round(number))
+        if number and journal.done("promote"):
+            return float(journal.begun["until"])
+    return None
+
+
+def _steps(work: Work, journal: Journal, ledger: str, ask: Ask | None) -> RoundReport:
+    state, begun = work.state, journal.begun
+    incumbent = Release(state.root, begun["incumbent"])
+    learning = Learning(work, journal, incumbent)
+    left_out: Counter[str] = Counter()
+    learning.harvest(ledger, left_out)
+    learning.cluster()
+    learning.select()
+    learning.teach(ask)
+    made = learning.distil()
+    if not made:
+        return report_of(work, journal, incumbent)
+    proving = Proving(work, journal, incumbent, made, learning.learned())
+    proving.answer()
+    proving.retrain()
+    _spend(state, begun["fold"], begun["until"])
+    proving.certify()
+    verdict = proving.gate()
+    if verdict.promoted:
+        proving.promote()
+    return report_of(work, journal, incumbent)
+
+
+def _spend(state: State, fold: int, by: float) -> None:
+    """Write down that a fold is read from now on, by whom, before it is."""
+    spent: dict[str, Any] = read_json(state.spent) if state.spent.exists() else {}
+    if spent.get(str(fold), by) != by:
+        raise InputError(
+            f"{state.spent}: fold {fold} was read by a round that is gone; remove this round and begin anew"
+        )
+    write_json(state.spent, {**spent, str(fold): by})
