@@ -1,8 +1,9 @@
 """Who may see which query: calib folds allocated before the first round, and learned queries cut in two, once.
 
 A certificate needs a fold that nothing before it has depended on (METHOD.md 2.6 b), so folds are allocated before
-there is anything to look at, into a file that is never rewritten. Learned queries are cut by a hash of their group: what
-a student was taught, its router must not learn from, since a tier's answers to what it was trained on are too good.
+there is anything to look at, into a file that is never rewritten. Learned queries are cut by a hash of their group:
+what a student was taught its router must not learn from, since a tier's answers to what it was trained on are too
+good.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,6 +101,8 @@ def harvest_failures(
     since: Moment,
     until: Moment,
     everything: bool,
+    dearer: Sequence[str],
+    recorded: bool,
     tolerance: float,
     limit: int,
     seed: int,
@@ -119,7 +121,12 @@ def harvest_failures(
     since, until
         Bounds in time.
     everything
-        Take every route, not only those that went to the reference tier and those an audit or a user found bad.
+        Take every route, not only failures.
+    dearer
+        Tiers above the student tier: what they served the student tier did not, and that is a failure, as is what an
+        audit or a user found bad.
+    recorded
+        Take the reference tier's answer from the records where the route has none.
     tolerance
         By how much an answer may fall short of the reference tier's without being bad.
     limit
@@ -138,20 +145,21 @@ def harvest_failures(
     by_key = {key_of(prompt): i for i, prompt in enumerate(records.prompt)}
     by_id = {query: i for i, query in enumerate(records.query_id)}
     heaps: dict[str, list[tuple[int, int, Found]]] = defaultdict(list)
+    routes = LedgerReader(ledger).routes(since, until, learnable=not everything, served_by=dearer)
     kept = 0
-    for number, route in enumerate(_routes(ledger, since, until, everything)):
+    for number, route in enumerate(routes):
         task = route.task or "default"
         if task not in known:
             left_out["of tasks without a plan"] += 1
             continue
-        if not everything and route.tier != route.reference and not route.escalated and not _bad(route, tolerance):
+        if not everything and route.tier not in dearer and not _bad(route, tolerance):
             left_out["audited and not bad"] += 1
             continue
         row = by_id.get(route.id, by_key.get(route.key or ""))
         if row is None and not (route.text or "").strip():
             left_out["without their text"] += 1
             continue
-        one = _found(route, task, records, row)
+        one = _found(route, task, records, row, recorded=recorded)
         if why := fence.why_not(one.query_id, one.group, one.prompt, row):
             left_out[why] += 1
             continue
@@ -194,19 +202,14 @@ def gaps(
     return told
 
 
-def _routes(ledger: str, since: Moment, until: Moment, everything: bool) -> Iterator[LoggedRoute]:
-    reader = LedgerReader(ledger)
-    return reader.routes(since, until, learnable=not everything, referred=not everything)
-
-
-def _found(route: LoggedRoute, task: str, records: Records, row: int | None) -> Found:
+def _found(route: LoggedRoute, task: str, records: Records, row: int | None, *, recorded: bool) -> Found:
     told = [item.text for item in route.feedback if item.kind in ("label", "correction") and item.text]
     reference = _reference(route)
     if told:
         answer, usd = str(told[-1]), 0.0
     elif reference is not None:
         answer, usd = str(reference.answer), float(reference.cost_usd or 0.0)
-    elif row is not None and records.response[row][-1] is not None:
+    elif recorded and row is not None and records.response[row][-1] is not None:
         answer, usd = str(records.response[row][-1]), float(np.nan_to_num(records.cost[row, -1]))
     else:
         answer, usd = None, 0.0

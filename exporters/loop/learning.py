@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,9 @@ class Learning:
             found = harvest_failures(
                 ledger, fence, tasks=options.plans, since=self.journal.begun["since"],
                 until=self.journal.begun["until"], everything=options.select == "traffic",
-                tolerance=options.settings.tolerance, limit=options.clusters.limit, seed=options.seed,
-                left_out=left_out,
+                dearer=options.portfolio.names[options.portfolio.index(options.tier) + 1 :],
+                recorded=options.reuse_records, tolerance=options.settings.tolerance,
+                limit=options.clusters.limit, seed=options.seed, left_out=left_out,
             )  # fmt: skip
             students = students_of(self.incumbent, options.tier, list(options.plans))
             column = options.portfolio.index(options.tier)
@@ -145,9 +146,7 @@ class Learning:
         }
         made = {}
         for task, ids in sorted(picked.items()):
-            told = self.journal.run(
-                f"distil@{task}", lambda folder, t=task, q=ids: self._student(folder, t, q, lessons)
-            )
+            told = self.journal.run(f"distil@{task}", partial(self._student, task=task, ids=ids, lessons=lessons))
             if "skipped" not in told:
                 made[task] = self.journal.path(f"distil@{task}") / "checkpoint"
         return made
@@ -172,7 +171,8 @@ class Learning:
             if not held or task in held:
                 parent = Checkpoint.load(self.incumbent.checkpoint(self.options.tier, task))
         lineage = {
-            "round": self.journal.begun["round"], "release": self.incumbent.id, "teacher": self.options.portfolio.names[-1],
+            "round": self.journal.begun["round"], "release": self.incumbent.id,
+            "teacher": self.options.portfolio.names[-1],
             "ledger": [self.journal.begun["since"], self.journal.begun["until"]],
         }  # fmt: skip
         replay = self.before.get(task, [])

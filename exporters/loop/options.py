@@ -101,6 +101,9 @@ class LoopOptions:
         How failures are grouped, and how many of a task's clusters are taught.
     select
         What is taught, see `SELECTIONS`.
+    reuse_records
+        Take the reference tier's answer from the records where a logged query is one of them; False asks the teacher,
+        who is paid.
     most, least
         Queries taught per task and round at most; below the least a task's student stays as it is.
     budget_usd
@@ -122,6 +125,7 @@ class LoopOptions:
     clusters: ClusterOptions = field(default_factory=ClusterOptions)
     per_task: int = 5
     select: Selection = "clusters"
+    reuse_records: bool = True
     most: int = 2_000
     least: int = 20
     budget_usd: float = 1.0
@@ -160,7 +164,7 @@ class LoopOptions:
         """Hash of all options, by which a round that is taken up again is known to be the same."""
         told = {
             **{name: getattr(self, name) for name in ("tier", "folds", "student_share", "per_task", "select", "most")},
-            **{name: getattr(self, name) for name in ("least", "budget_usd", "seed")},
+            **{name: getattr(self, name) for name in ("least", "budget_usd", "seed", "reuse_records")},
             "portfolio": self.portfolio.to_json(),
             "settings": asdict(self.settings),
             "clusters": asdict(self.clusters),

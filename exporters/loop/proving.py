@@ -1,4 +1,4 @@
-"""The second half of a round: the new students answer, the router learns anew, a fresh fold certifies, the gate judges."""
+"""The second half of a round: new students answer, the router learns anew, a fresh fold certifies, the gate judges."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def _markdown(report: RoundReport) -> str:
         lines += ["", "![failures](clusters.png)"]
     lines += [
         "",
-        f"Picked: {_counts(told['picked']) or 'nothing'}. Teacher: {teach['reused']} answers that were paid for already "
+        f"Picked: {_counts(told['picked']) or 'nothing'}. Teacher: {teach['reused']} answers were paid for already "
         f"({teach['reused_usd']:.4g} USD then), {teach['asked']} asked for {teach['usd']:.4g} USD.",
     ]
     for task, one in told["students"].items():
@@ -161,8 +161,8 @@ def _comparison(told: Mapping[str, Any]) -> list[str]:
         f"Cost and quality are ratios to always-{told['tiers'][-1]}; the interval is of the paired difference of cost "
         f"(level {comparison['level']:g}, bootstrap over groups).",
         "",
-        "| task | n | cost before | cost after | difference | quality before | quality after | bad before | bad after | "
-        "served after |",
+        "| task | n | cost before | cost after | difference | quality before | quality after | bad before | bad after "
+        "| served after |",
         "| --- " * 10 + "|",
     ]
     for name, one in rows.items():
@@ -172,9 +172,9 @@ def _comparison(told: Mapping[str, Any]) -> list[str]:
             f"{tier} {100 * share:.0f} %" for tier, share in zip(told["tiers"], one["new_share"], strict=True) if share
         )
         lines.append(
-            f"| {name} | {one['n']} | {one['old_usd'] / usd:.3f} | {one['new_usd'] / usd:.3f} | {low:+.3f} to {high:+.3f} "
-            f"| {one['old_quality'] / quality:.3f} | {one['new_quality'] / quality:.3f} | {one['old_bad']} | "
-            f"{one['new_bad']} | {shares} |"
+            f"| {name} | {one['n']} | {one['old_usd'] / usd:.3f} | {one['new_usd'] / usd:.3f} | {low:+.3f} to "
+            f"{high:+.3f} | {one['old_quality'] / quality:.3f} | {one['new_quality'] / quality:.3f} | "
+            f"{one['old_bad']} | {one['new_bad']} | {shares} |"
         )
     return lines
 

@@ -1,8 +1,8 @@
 """One round: from what the ledger says of failures to a release that is promoted, or to reasons why it is not.
 
 harvest -> cluster -> select -> teach -> distil -> re-answer -> retrain the router -> certify on a fresh fold -> gate ->
-promote or keep. Every step is journaled (`exporters.loop.journal`): a killed round goes on at its first incomplete step,
-and until the last of them the old release serves.
+promote or keep. Every step is journaled (`exporters.loop.journal`): a killed round goes on at its first incomplete
+step, and until the last of them the old release serves.
 """
 
 from __future__ import annotations

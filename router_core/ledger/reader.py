@@ -140,7 +140,7 @@ class LedgerReader:
         until: Moment = None,
         *,
         learnable: bool = False,
-        referred: bool = False,
+        served_by: Sequence[str] = (),
         hidden: bool = False,
     ) -> Iterator[LoggedRoute]:
         """Every route with ``since <= at < until``, oldest first.
@@ -154,8 +154,8 @@ class LedgerReader:
             Bounds in time; None is no bound.
         learnable
             Only routes that were chosen for an audit or escalated: those with a reference answer beside a cheap one.
-        referred
-            With `learnable`: those too that went straight to the reference tier.
+        served_by
+            With `learnable`: those too that one of these tiers served.
         hidden
             Read the hidden vectors too.
         """
@@ -167,8 +167,7 @@ class LedgerReader:
         query = sa.select(*(column for column in table.columns if column.name not in skipped))
         query = query.order_by(table.c.at, table.c.id).limit(_PAGE)
         if learnable:
-            straight = [table.c.tier == table.c.reference] if referred else []
-            query = query.where(sa.or_(table.c.audited, table.c.escalated, *straight))
+            query = query.where(sa.or_(table.c.audited, table.c.escalated, table.c.tier.in_(served_by)))
         for bound, operator in ((seconds(since), table.c.at.__ge__), (seconds(until), table.c.at.__lt__)):
             if bound is not None:
                 query = query.where(operator(bound))
