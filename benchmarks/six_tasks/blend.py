@@ -1,6 +1,7 @@
 """A label from several readings of a text at once: MiniLM vectors, words and letters, and its nearest neighbours.
 
-Log-probabilities of the members are added up; which members there are was chosen by task. T2 of the classification tasks; T3 adds a fine-tuned student.
+Log-probabilities of the members are added up; which members there are was chosen by task. T2 of the
+classification tasks; T3 adds a fine-tuned student.
 """
 
 from __future__ import annotations
@@ -82,9 +83,7 @@ class Blend:
     def _by_neighbours(self, _: Sequence[str], vectors: NDArray[np.float32]) -> Floats:
         return 0.5 * self._near(_unit(vectors))
 
-    def answer(
-        self, texts: Sequence[str], vectors: NDArray[np.float32], more: Sequence[Floats] = ()
-    ) -> Said:
+    def answer(self, texts: Sequence[str], vectors: NDArray[np.float32], more: Sequence[Floats] = ()) -> Said:
         """Label and signals of every text; `more` are further members' log-probabilities [n, L]."""
         members = [*self.members(texts, vectors), *more]
         total = log_softmax(np.sum(members, axis=0))

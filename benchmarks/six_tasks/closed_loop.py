@@ -20,7 +20,7 @@ from sheet import SHARE, records_of
 from tiers import WORK, Answers, items_of, learners, pair_of, start_student
 from traffic import Said, log, sources_of
 
-from exporters.loop import LoopOptions, RoundReport, TaskPlan, run_round, start
+from exporters.loop import LoopOptions, TaskPlan, run_round, start
 from exporters.loop.state import students_of
 from router_core.bundle import Bundle
 from router_core.fitting import FitSettings, fit
@@ -103,9 +103,7 @@ def played(known: Known) -> list[Stage]:
         if report["outcome"] == "nothing to learn":
             continue
         bundle = ROOT / "rounds" / f"{number:04d}" / "certify" / "bundle"
-        stages.append(
-            Stage(f"round {number}", bundle, report["outcome"], report["release"], _answered(number), report)
-        )
+        stages.append(Stage(f"round {number}", bundle, report["outcome"], report["release"], _answered(number), report))
     return stages
 
 
@@ -122,7 +120,7 @@ def generation_bundle(known: Known, tau: Mapping[str, float]) -> Bundle:
 
 
 def _flow(number: int, items: Sequence[Item], known: Known) -> None:
-    """A round's traffic, logged once; a stopped one is logged again from its first query into an emptied file."""
+    """A round's traffic, logged once."""
     done = WORK / f"stream-{number}.json"
     if done.exists():
         return

@@ -100,7 +100,9 @@ def seated(items: Iterable[Item]) -> list[Item]:
 
 def calib_folds(items: Sequence[Item]) -> list[list[Item]]:
     """Calib in equal folds by hash; equal texts stand in one fold."""
-    keys = sorted({hash_key(item.prompt) for item in items if item.split == "calib"}, key=lambda key: _digest("fold", key))
+    keys = sorted(
+        {hash_key(item.prompt) for item in items if item.split == "calib"}, key=lambda key: _digest("fold", key)
+    )
     fold = {key: number * FOLDS // len(keys) for number, key in enumerate(keys)}
     found: list[list[Item]] = [[] for _ in range(FOLDS)]
     for item in items:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from protocol import BOOTSTRAP, COST_TARGET, QUALITY_TARGET, SAVING_TARGET, TIERS
-from traffic import Served
+from served import Served
 
 from router_core.certificate import clopper_pearson
 

@@ -32,9 +32,7 @@ def nominal_usd(prompts: list[str]) -> NDArray[np.float64]:
     return np.asarray(read[:, None] * np.array([NOMINAL[name] for name in TIERS]) / 1000)
 
 
-def measured_usd(
-    prompts: list[str], golds: list[str], cpu_s: Mapping[str, float]
-) -> NDArray[np.float64]:
+def measured_usd(prompts: list[str], golds: list[str], cpu_s: Mapping[str, float]) -> NDArray[np.float64]:
     """Measured cost of every call, float64 [n, K], US dollars.
 
     Parameters

@@ -47,7 +47,7 @@ SALT: Final = "routenlp-six-tasks-v1"
 """Of every hash here: parts of train, calib folds, order of the stream, samples."""
 
 PARTS: Final[Mapping[str, float]] = {"seed": 0.05, "tiers": 0.50, "router": 0.20, "stream": 0.25}
-"""Shares of TRAIN groups: T1 learns from seed; T2 and T3 from seed and tiers; the router from router; traffic is stream."""
+"""Shares of TRAIN: T1 learns from seed; T2 and T3 from seed and tiers; the router from router; traffic is stream."""
 
 ROUNDS: Final = 3
 FOLDS: Final = ROUNDS + 1
@@ -76,12 +76,12 @@ DECLARED: Final[Mapping[str, float]] = {
     "latency_p99_ms": 1847.0,
 }
 """The reference under measured prices: GPT-4-Turbo's list prices (../shared/data/routing/prices.csv,
-gpt-4-1106-preview). Latency: log-normal, its p99 the paper's of Always-T4, its median assumed. Assumptions, all four."""
+gpt-4-1106-preview). Latency: log-normal, its p99 the paper's of Always-T4, its median a guess. Assumptions, all."""
 
 USD_PER_CPU_HOUR: Final = 0.05
 """Of one core, under measured prices: an assumption about rented machines."""
 
-PILOT: Final = {"queries_a_day": 5000, "days": 56, "tasks": ("cs_intent", "cs_response")}
+PILOT: Final[Mapping[str, int]] = {"queries_a_day": 5000, "days": 56}
 
 QUALITY_TARGET: Final = 0.97
 COST_TARGET: Final = 0.159

@@ -42,7 +42,7 @@ def all_answers() -> dict[str, dict[str, Answers]]:
 
 
 def taus(known: Mapping[str, Mapping[str, Answers]]) -> dict[str, float]:
-    """tau of the generation tasks, on the router's part of TRAIN."""
+    """Tau of the generation tasks, on the router's part of TRAIN."""
     found = {}
     for task in GENERATION:
         items = [item for item in items_of(task) if item.part == "router"]
@@ -53,9 +53,7 @@ def taus(known: Mapping[str, Mapping[str, Answers]]) -> dict[str, float]:
     return found
 
 
-def records_of(
-    items: Sequence[Item], known: Mapping[str, Mapping[str, Answers]], tau: Mapping[str, float]
-) -> Records:
+def records_of(items: Sequence[Item], known: Mapping[str, Mapping[str, Answers]], tau: Mapping[str, float]) -> Records:
     """Records of some queries under nominal prices; those of the router's part are train."""
     of: dict[str, Grade] = grades(tau)
     quality = np.ones((len(items), len(TIERS)))
@@ -69,8 +67,8 @@ def records_of(
             written[i, k] = tokens(text)
             if tier != REFERENCE:
                 quality[i, k] = of[item.task](text, item.gold)
-                signals["own_confidence"][i, k] = told["own_confidence"]
-                signals["members_agree"][i, k] = told.get("members_agree", 1.0)
+                for name, values in signals.items():
+                    values[i, k] = told.get(name, np.nan)
         response.append(row)
     prompts = [item.prompt for item in items]
     read = np.repeat([[float(tokens(prompt))] for prompt in prompts], len(TIERS), axis=1)

@@ -118,7 +118,10 @@ def answers(task: str, tier: str) -> Answers:
         beside.write_text(json.dumps(told))
         beside.replace(path)
     told = json.loads(path.read_text())
-    return Answers({k: (v[0], v[1]) for k, v in told["said"].items()}, tuple(told["cpu_s"]), tuple(told["wall_ms"]))
+    # A signal counts only if nearly all answers of a tier have it; one reader agrees with itself.
+    alone = {} if tier == "t1" else {"members_agree": 1.0}
+    said = {query: (text, {**alone, **signals}) for query, (text, signals) in told["said"].items()}
+    return Answers(said, tuple(told["cpu_s"]), tuple(told["wall_ms"]))
 
 
 def vectors_of(task: str, items: Sequence[Item]) -> NDArray[np.float32]:
@@ -172,8 +175,8 @@ def _tier(task: str, tier: str) -> tuple[Asked, Callable[[Item], Any]]:
     if task in GENERATION:
         return _writer(task, tier)
     items = learners(task, "seed", "tiers")
-    blend = Blend([i.prompt for i in items], vectors_of(task, items), [i.gold for i in items], MEMBERS[task])
-    second = tuned(task, "tuned", TUNED[task], 0) if tier == "t3" else None
+    blend = Blend([i.prompt for i in items], vectors_of(task, items), [i.gold for i in items], MEMBERS[task, tier])
+    second = tuned(task, "tuned", TUNED[task], 0) if tier == "t3" and task in TUNED else None
 
     def ask(items: Sequence[Item], vectors: NDArray[np.float32] | None = None) -> Said:
         seen = vectors_of(task, items) if vectors is None else vectors

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from data import Item
-from numpy.typing import NDArray
 from prices import nominal_usd, tokens
 from protocol import NOMINAL, REFERENCE, TIERS
 from scoring import Grade
+from served import Served
 from sheet import conversation_of
 from tiers import Answers
 
@@ -20,7 +19,7 @@ from router_core.ledger import Ledger
 from router_core.policy import CASCADE
 from router_core.router import Router
 
-__all__ = ["Said", "Served", "Sources", "always", "log", "serve", "sources_of"]
+__all__ = ["Said", "Sources", "always", "log", "serve", "sources_of"]
 
 Said = Mapping[str, tuple[str, Mapping[str, float]]]
 """By query id an answer and its signals."""
@@ -35,45 +34,6 @@ def sources_of(known: Mapping[str, Mapping[str, Answers]], t1: Mapping[str, Said
     for task, said in (t1 or {}).items():
         found[task] = {**found[task], "t1": said}
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class Served:
-    """What a policy did with n queries of one task.
-
-    Attributes
-    ----------
-    tier
-        intp [n], place of the tier whose answer was served.
-    tried
-        bool [n, K], tiers that were called; each is paid for.
-    quality, reference
-        float64 [n], of the served answer and of the reference's.
-    cost, always
-        float64 [n], nominal US dollars of all attempts, and of the reference alone.
-    """
-
-    tier: NDArray[np.intp]
-    tried: NDArray[np.bool_]
-    quality: NDArray[np.float64]
-    reference: NDArray[np.float64]
-    cost: NDArray[np.float64]
-    always: NDArray[np.float64]
-
-    @property
-    def bad(self) -> NDArray[np.bool_]:
-        """B of the served answer, tolerance 0."""
-        return np.asarray(self.reference - self.quality > 0.0)
-
-    def priced(self, usd: NDArray[np.float64]) -> Served:
-        """The same routes under another price list, float64 [n, K]."""
-        return Served(
-            self.tier, self.tried, self.quality, self.reference, (usd * self.tried).sum(axis=1), usd[:, -1].copy()
-        )
-
-    def take(self, rows: NDArray[np.intp]) -> Served:
-        """Some of the queries."""
-        return Served(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
 def serve(
@@ -123,13 +83,13 @@ def always(items: Sequence[Item], sources: Sources, grade: Grade, tier: str) -> 
     quality = np.ones(len(items))
     if tier != REFERENCE:
         quality = np.array([grade(sources[i.task][tier][i.query_id][0], i.gold) for i in items])
-    return Served(
-        np.full(len(items), at), tried, quality, np.ones(len(items)), usd[:, at].copy(), usd[:, -1].copy()
-    )
+    return Served(np.full(len(items), at), tried, quality, np.ones(len(items)), usd[:, at].copy(), usd[:, -1].copy())
 
 
 def log(ledger: Ledger, router: Router, items: Iterable[Item], sources: Sources, grades: Mapping[str, Grade]) -> int:
     """Let queries flow through the deployed release in order; only what an operator would see is logged.
+
+    A query that is logged already stays as it is, so that this may be stopped and done again.
 
     Returns
     -------
@@ -140,8 +100,9 @@ def log(ledger: Ledger, router: Router, items: Iterable[Item], sources: Sources,
 
     def seen(item: Item, route: Route, answers: dict[str, Answer]) -> None:
         ledger.append(
-            route, text=item.prompt, answers=answers, reference=REFERENCE, conversation=conversation_of(item)
-        )
+            route, text=item.prompt, id=item.query_id, answers=answers, reference=REFERENCE,
+            conversation=conversation_of(item),
+        )  # fmt: skip
 
     for item in items:
         count += int(serve(router, [item], sources, grades[item.task], seen=seen).tier[0] == len(TIERS) - 1)

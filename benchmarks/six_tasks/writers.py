@@ -1,4 +1,4 @@
-"""Answerers of the generation tasks: replies by retrieval, summaries by extraction. All on one thread, none is generative.
+"""Answerers of the generation tasks: replies by retrieval, summaries by extraction; none is generative.
 
 A reply is taken from the training dialogues; a summary is made of sentences of the call. Confidence is the similarity
 of what was found, respectively the ranker's mean expected score.
