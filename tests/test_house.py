@@ -40,6 +40,9 @@ def _modules() -> list[str]:
     return found
 
 
+_TRAIN = ("torch", "transformers", "onnx", "safetensors", "peft", "gguf")
+
+
 @pytest.mark.parametrize("name", _modules())
 def test_public_names_exist(name: str) -> None:
     """Every module with `__all__` defines what it promises, once, and every package has one.
@@ -50,6 +53,11 @@ def test_public_names_exist(name: str) -> None:
         module = importlib.import_module(name)
     except MissingExtraError as error:
         pytest.skip(str(error))
+    except ModuleNotFoundError as error:
+        # Rooms below a trainer need torch; their packages name the extra when they are asked for a name.
+        if not name.startswith("exporters.") or error.name not in _TRAIN:
+            raise
+        pytest.skip(f"needs {error.name}")
     names = getattr(module, "__all__", None)
     if names is None:
         assert not hasattr(module, "__path__"), f"{name} has no __all__"

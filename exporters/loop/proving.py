@@ -148,7 +148,6 @@ class Proving:
     def measured(self) -> Measurements:
         """All the gate looks at, from what lies on disk."""
         place, records = self.journal.path("certify"), self.work.prepared.records
-        broken = broken_parts(place / "bundle", self.new, self.options.tier)
         bundle = Bundle.load(place / "bundle")
         by_scope, everything = fold_sha256(bundle, self.answered)
         calib = np.union1d(self.work.calib, calib_keys(records, self.fold))
@@ -171,7 +170,7 @@ class Proving:
                 for task, path in sorted(self.new.items())
             },
             router_ms=router_ms(bundle, prompts, self.sheet.task[0]),
-            broken=broken,
+            broken=broken_parts(place / "bundle", self.new, self.options.tier),
             leaked=len(np.intersect1d(learned, calib)),
         )
 
@@ -179,9 +178,14 @@ class Proving:
         """Judge, and write down on what."""
 
         def step(folder: Path) -> dict[str, Any]:
-            measured = self.measured()
-            verdict = judge(measured, self.options.limits)
-            write_json(folder / "measurements.json", measured.to_json())
+            broken = broken_parts(self.journal.path("certify") / "bundle", self.new, self.options.tier)
+            if broken:
+                # What is damaged cannot be measured.
+                verdict = Verdict(False, {"hashes": broken})
+            else:
+                measured = self.measured()
+                verdict = judge(measured, self.options.limits)
+                write_json(folder / "measurements.json", measured.to_json())
             told = {
                 "promoted": verdict.promoted,
                 "reasons": {name: list(said) for name, said in verdict.reasons.items()},

@@ -108,9 +108,11 @@ def _told(work: Work, journal: Journal) -> dict[str, Any]:
         told["clusters"] = [{key: one[key] for key in kept} for one in read_json(clusters)["clusters"]]
     if journal.done("gate"):
         told["gate"] = steps["gate"]["told"]
-        told["measurements"] = read_json(journal.path("gate") / "measurements.json")
-        told["comparison"] = told["measurements"]["comparison"]
         told["tiers"] = list(work.options.portfolio.names)
+        measured = journal.path("gate") / "measurements.json"
+        if measured.exists():
+            told["measurements"] = read_json(measured)
+            told["comparison"] = told["measurements"]["comparison"]
     return told
 
 

@@ -15,6 +15,7 @@ from routenlp_integrations.cli.evaluate import evaluate
 from routenlp_integrations.cli.fit import fit
 from routenlp_integrations.cli.inspect import inspect
 from routenlp_integrations.cli.ledger import ledger
+from routenlp_integrations.cli.loop import loop, rollback
 from routenlp_integrations.cli.route import route
 from routenlp_integrations.cli.watch import watch
 
@@ -37,8 +38,10 @@ app.command()(bench)
 app.command()(watch)
 app.command()(collect)
 app.command()(distill)
+app.command()(rollback)
 app.command()(demo)
 app.add_typer(ledger, name="ledger")
+app.add_typer(loop, name="loop")
 
 
 def _version(shown: bool) -> None:

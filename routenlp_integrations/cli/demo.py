@@ -28,22 +28,30 @@ __all__ = ["DATA", "demo"]
 DATA = Path(__file__).parent / "demo_data"
 """Folder of the packaged records."""
 
-_MARK = "demo.json"
+_MARK, _OUT = "demo.json", Path("routenlp-demo")
 _ALPHA, _DELTA = 0.05, 0.1
 
 
 def demo(
     out: Annotated[
         Path, typer.Option(help="Folder for bundle, report and picture; that of an earlier demo is used again.")
-    ] = Path("routenlp-demo"),
+    ] = _OUT,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write everything as JSON to this file too; - for stdout."),
     ] = None,
+    loop: Annotated[
+        bool, typer.Option("--loop", help="Show the closed loop instead: a round that is promoted, one refused.")
+    ] = False,
 ) -> None:
     """Fit, certify and route the records that ship with the package. No key, no network."""
     check_target(json_file, "--json")
     need_fit("run the demo")
+    if loop:
+        from routenlp_integrations.cli.demo_loop import demo_loop
+
+        demo_loop(DATA, out if out != _OUT else Path("routenlp-demo-loop"), json_file)
+        return
     from routenlp_integrations.cli.demo_routes import agree, route_all, test_rows
     from routenlp_integrations.cli.summary import summarise
     from routenlp_integrations.langchain import RoutingChatModel  # noqa: F401 - refused before any work if it is missing

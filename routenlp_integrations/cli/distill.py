@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from exporters.students import EncoderOptions, GenerativeOptions, PairFile
 
-__all__ = ["distill"]
+__all__ = ["distill", "quiet"]
 
 _PACKAGES = ("torch", "transformers", "onnx")
 
@@ -89,7 +89,7 @@ def distill(
     from router_core.folder import check_output
     from router_core.release import bundle_folder
 
-    _quiet()
+    quiet()
     from exporters.students import KINDS, distil, read_pairs, within_budget
 
     if kind not in KINDS:
@@ -123,7 +123,8 @@ def distill(
         write_json(json_file, told)
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Silence what the libraries below say of themselves."""
     # The libraries below announce themselves on stderr, which belongs to our own line and bar.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,0 +1,139 @@
+"""The plan of a loop as a TOML file.
+
+::
+
+    tier = "student"                 # the cheap tier that learns
+    tiers = ["student", "panel"]     # cascade order, the reference last; the records' own when left out
+    portfolio = "portfolio.json"     # prices, beside the plan; derived from the records when left out
+    folds = 4
+    [settings]                       # of fit: alpha, delta, tolerance, risk, seed
+    alpha = 0.05
+    [limits]                         # of the gate: student_mb, student_ms, router_ms
+    [tasks.intent]
+    kind = "classifier"
+    grade = "exact"
+    seed_pairs = 60
+    [tasks.intent.options]           # of the trainer
+    max_tokens = 64
+
+Other keys of the top are those of `LoopOptions`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from exporters.clusters import ClusterOptions
+from exporters.loop.options import Limits, LoopOptions, TaskPlan
+from exporters.students.options import EncoderOptions, GenerativeOptions, HeadOptions
+from router_core.errors import InputError
+from router_core.fitting.fit_bundle import FitSettings
+from router_core.portfolio import Portfolio, derive_prices
+from router_core.records import Records
+
+__all__ = ["options_of", "read_plan", "with_budget"]
+
+_PLACES = ("portfolio", "tiers", "settings", "limits", "clusters", "tasks")
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """Read a plan.
+
+    Raises
+    ------
+    InputError
+        When the file is no TOML.
+    """
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML ({error})") from None
+    if isinstance(told.get("portfolio"), str):
+        told["portfolio"] = Portfolio.load(path.parent / told["portfolio"]).to_json()
+    return told
+
+
+def options_of(told: Mapping[str, Any], records: Records) -> LoopOptions:
+    """The options that a plan stands for.
+
+    Parameters
+    ----------
+    told
+        From `read_plan`.
+    records
+        For prices and tiers that the plan leaves out.
+
+    Raises
+    ------
+    InputError
+        Naming the key that is wrong.
+    """
+    tasks = told.get("tasks")
+    if not isinstance(tasks, Mapping) or not tasks or not isinstance(told.get("tier"), str):
+        raise InputError('a plan needs tier = "..." and a table [tasks.<name>] with kind for each task that learns')
+    portfolio = _portfolio(told, records)
+    top = {key: value for key, value in told.items() if key not in _PLACES}
+    made: LoopOptions = _made(
+        LoopOptions,
+        "the plan",
+        {
+            **top,
+            "portfolio": portfolio,
+            "plans": {task: _task(task, row) for task, row in tasks.items()},
+            "settings": _made(FitSettings, "[settings]", told.get("settings", {})),
+            "limits": _made(Limits, "[limits]", told.get("limits", {})),
+            "clusters": _made(ClusterOptions, "[clusters]", told.get("clusters", {})),
+        },
+    )
+    return made
+
+
+def _portfolio(told: Mapping[str, Any], records: Records) -> Portfolio:
+    given = told.get("portfolio")
+    portfolio = Portfolio.from_json(given) if given is not None else derive_prices(records)[0]
+    names = told.get("tiers")
+    if names is None:
+        return portfolio
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError("tiers must be a list of names in cascade order, the reference last")
+    return portfolio.select(names)
+
+
+def _task(task: str, row: Any) -> TaskPlan:
+    place = f"[tasks.{task}]"
+    if not isinstance(row, Mapping):
+        raise InputError(f"{place} must be a table with kind")
+    more = dict(row)
+    given = more.pop("options", None)
+    if given is not None:
+        generative = row.get("kind") == "generative"
+        options = {key: tuple(value) if isinstance(value, list) else value for key, value in dict(given).items()}
+        if isinstance(options.get("head"), Mapping):
+            options["head"] = _made(HeadOptions, f"{place} head", options["head"])
+        more["options"] = _made(GenerativeOptions if generative else EncoderOptions, f"{place} options", options)
+    made: TaskPlan = _made(TaskPlan, place, more)
+    return made
+
+
+def _made(kind: Any, place: str, given: Any) -> Any:
+    if not isinstance(given, Mapping):
+        raise InputError(f"{place} must be a table")
+    known = [field.name for field in fields(kind)]
+    for key in given:
+        if key not in known:
+            raise InputError(f"{place}: unknown key {str(key)!r}; known are {', '.join(known)}")
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise InputError(f"{place}: {error}") from None
+
+
+def with_budget(options: LoopOptions, budget_usd: float | None) -> LoopOptions:
+    """The same options with another budget."""
+    return options if budget_usd is None else replace(options, budget_usd=budget_usd)

@@ -1,0 +1,208 @@
+"""``routenlp loop`` and ``routenlp rollback``: what the cheap tier fails at becomes what it learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from routenlp_integrations.cli.output import STDOUT, check_target, console, need_fit, write_json
+from routenlp_integrations.cli.progress import progress_bar
+from router_core.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from exporters.loop import LoopOptions, RoundReport
+    from router_core.records import Records
+
+__all__ = ["loop", "need_loop", "rollback", "show_round"]
+
+_TOLD = "plan.json"
+_PACKAGES = ("torch", "transformers", "onnx", "filelock")
+
+loop = typer.Typer(
+    help="Distil what was escalated into the cheap tier, round by round; nothing unproven is promoted.",
+    no_args_is_help=True,
+)
+
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write what was done as JSON to this file; - for stdout.")
+]
+
+
+@loop.command()
+def start(
+    root: Annotated[Path, typer.Argument(help="Folder of the loop: its releases, folds and rounds.")],
+    records: Annotated[
+        list[Path], typer.Argument(help="Records of every tier (.parquet, .csv, .jsonl), with the reference's answers.")
+    ],
+    plan: Annotated[Path, typer.Option(help="TOML file: which tier learns, and how each task's student is made.")],
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="A student there is already, as TIER@TASK=FOLDER; may be given several times."),
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Cut calib into folds, make the first students, certify and promote the first release."""
+    check_target(json_file, "--json")
+    need_loop()
+    from exporters.loop import start as begin
+    from exporters.loop.files import write_json as write
+    from exporters.loop.plan import options_of, read_plan
+    from router_core.bundle import Bundle
+    from router_core.records import read_records
+
+    _quiet()
+    told = read_plan(plan)
+    found = read_records(records)
+    options = options_of(told, found)
+    given = dict(_checkpoint(one) for one in checkpoint or ())
+    screen = console(quiet=str(json_file) == STDOUT)
+    with progress_bar(silent=screen.quiet) as progress:
+        release = begin(root, found, options=options, checkpoints=given, progress=progress)
+    write(root / "loop" / _TOLD, {"plan": told, "records": [str(path.absolute()) for path in records]})
+    bundle = Bundle.load(release.bundle)
+    shown = [c.scope for c in bundle.certificates.values() if c.policy == "cascade" and c.certified]
+    screen.print(f"release {release.id} serves from {root}", style="bold")
+    screen.print(f"certified: {', '.join(shown) or 'nothing; every query goes to the reference tier'}")
+    screen.print(f"{options.folds - 1} rounds can be certified with the calibration queries there are")
+    if json_file is not None:
+        write_json(json_file, {"release": release.id, "bundle": bundle.id, "certified": shown, "folds": options.folds})
+
+
+@loop.command(name="round")
+def one_round(
+    root: Annotated[Path, typer.Argument(help="Folder of the loop.")],
+    ledger: Annotated[str, typer.Option(help="URL of the ledger, such as sqlite:///ledger.db.")],
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of tiers, the last of which is asked what no escalation has paid for."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="US dollars the teacher may be paid in this round.", show_default="the plan's")
+    ] = None,
+    records: Annotated[list[Path] | None, typer.Option(help="The records of the start, where they have moved.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Run the next round, or finish one that was cut short; promote its release if every check of the gate passes."""
+    check_target(json_file, "--json")
+    need_loop()
+    from exporters.loop import run_round
+    from exporters.loop.plan import with_budget
+    from routenlp_integrations.cli.teacher import live_teacher
+
+    _quiet()
+    options, found = _planned(root, records)
+    ask = None if teacher is None else live_teacher(teacher).ask
+    screen = console(quiet=str(json_file) == STDOUT)
+    with progress_bar(silent=screen.quiet) as progress:
+        report = run_round(
+            root, ledger=ledger, records=found, options=with_budget(options, budget), ask=ask, progress=progress
+        )
+    show_round(screen, report)
+    if json_file is not None:
+        write_json(json_file, report.to_json())
+
+
+def rollback(
+    root: Annotated[Path, typer.Argument(help="Folder of the loop.")],
+    json_file: Json = None,
+) -> None:
+    """Make the release before the current one current again, in one step."""
+    check_target(json_file, "--json")
+    from router_core.promotion import rollback as back
+    from router_core.release import is_root
+
+    if not is_root(root):
+        raise InputError(f"{root} is no folder of releases; name the ROOT of a loop")
+    release = back(root)
+    console(quiet=str(json_file) == STDOUT).print(f"release {release} serves again from {root}", style="bold")
+    if json_file is not None:
+        write_json(json_file, {"release": release})
+
+
+def show_round(screen: Console, report: RoundReport) -> None:
+    """Tell a round: its outcome, what was taught and its price, before and after."""
+    from routenlp_integrations.cli.report import table
+
+    told = report.told
+    if report.folder is None:
+        screen.print(f"{report.outcome}: {told['why']}", style="bold")
+        return
+    screen.print(f"round {report.number}: {report.outcome}; release {report.release} serves", style="bold")
+    for name, said in report.reasons.items():
+        for one in said:
+            screen.print(f"  {name}: {one}")
+    if told["clusters"]:
+        made = table(("task", "left"), ("#", "right"), ("size", "right"), ("gap", "right"), ("words", "left"))
+        for one in told["clusters"][:8]:
+            words = ", ".join(one["keywords"][:4])
+            made.add_row(one["task"], str(one["number"]), str(one["size"]), f"{one['gap']:.2f}", words)
+        screen.print(made)
+    teach = told["teach"]
+    for task, one in told["students"].items():
+        what = f"{one['pairs']} new pairs, {one['replay']} replayed" if "pairs" in one else one["skipped"]
+        screen.print(f"taught {task}: {what}")
+    screen.print(
+        f"teacher: {teach['reused']} answers paid for before ({teach['reused_usd']:.4g} USD), {teach['asked']} asked "
+        f"for {teach['usd']:.4g} USD"
+    )
+    if "comparison" in told:
+        made = table(
+            ("", "left"), ("n", "right"), ("cost before", "right"), ("after", "right"), ("difference", "right"),
+            ("quality before", "right"), ("after", "right"), ("bad before", "right"), ("after", "right"),
+        )  # fmt: skip
+        for name, one in {"all": told["comparison"]["overall"], **told["comparison"]["tasks"]}.items():
+            made.add_row(name, *_row(one))
+        screen.print(made)
+    cpu = sum(one["cpu_seconds"] for one in told["steps"].values())
+    screen.print(f"{cpu:.0f} CPU seconds; report {report.folder / 'report.md'}", soft_wrap=True)
+
+
+def _row(one: dict[str, Any]) -> list[str]:
+    usd, quality = one["reference_usd"] or 1.0, one["reference_quality"] or 1.0
+    low, high = (limit / usd for limit in one["difference_usd"])
+    return [
+        str(one["n"]), f"{one['old_usd'] / usd:.3f}", f"{one['new_usd'] / usd:.3f}", f"{low:+.3f} to {high:+.3f}",
+        f"{one['old_quality'] / quality:.3f}", f"{one['new_quality'] / quality:.3f}", str(one["old_bad"]),
+        str(one["new_bad"]),
+    ]  # fmt: skip
+
+
+def _planned(root: Path, records: list[Path] | None) -> tuple[LoopOptions, Records]:
+    from exporters.loop.files import read_json
+    from exporters.loop.plan import options_of
+    from router_core.records import read_records
+
+    told = root / "loop" / _TOLD
+    if not told.is_file():
+        raise InputError(f"{root} holds no loop of the command line; begin with `routenlp loop start`")
+    known = read_json(told)
+    found = read_records(records or [Path(path) for path in known["records"]])
+    return options_of(known["plan"], found), found
+
+
+def _checkpoint(given: str) -> tuple[str, Path]:
+    name, mark, folder = given.partition("=")
+    if not mark or not name or not folder:
+        raise InputError(f"--checkpoint {given!r}: write TIER@TASK=FOLDER")
+    return name, Path(folder)
+
+
+def need_loop() -> None:
+    """Refuse early where a package that the loop needs is not installed."""
+    from importlib.util import find_spec
+
+    need_fit("run the loop")
+    if any(find_spec(name) is None for name in _PACKAGES):
+        raise MissingExtraError("train", "run the loop")
+    if find_spec("sqlalchemy") is None:
+        raise MissingExtraError("ledger", "run the loop")
+
+
+def _quiet() -> None:
+    from routenlp_integrations.cli.distill import quiet
+
+    quiet()
