@@ -6,7 +6,7 @@ Everything is made under ``work/`` and taken up again where it was stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,8 @@ def structured_records(known: Known) -> Any:
     return records_of(items, known, {})
 
 
-def played(known: Known) -> list[Stage]:
-    """Start and rounds, each made once."""
+def played(known: Known) -> Iterator[Stage]:
+    """Start and rounds as they are done, each made once."""
     options, records = loop_options(), structured_records(known)
     if not (ROOT / "current").exists():
         start(
@@ -91,7 +91,7 @@ def played(known: Known) -> list[Stage]:
             pairs={task: [pair_of(item) for item in learners(task, "seed")] for task in STRUCTURED},
         )  # fmt: skip
     first = Release(ROOT, min(path.name for path in (ROOT / "releases").iterdir()))
-    stages = [Stage("start", first.bundle, "promoted", first.id, _answered(0), {})]
+    yield Stage("start", first.bundle, "promoted", first.id, _answered(0), {})
     stream = {task: rounds_of(items_of(task)) for task in STRUCTURED}
     for number in range(1, ROUNDS + 1):
         report = _report(number)
@@ -103,8 +103,7 @@ def played(known: Known) -> list[Stage]:
         if report["outcome"] == "nothing to learn":
             continue
         bundle = ROOT / "rounds" / f"{number:04d}" / "certify" / "bundle"
-        stages.append(Stage(f"round {number}", bundle, report["outcome"], report["release"], _answered(number), report))
-    return stages
+        yield Stage(f"round {number}", bundle, report["outcome"], report["release"], _answered(number), report)
 
 
 def generation_bundle(known: Known, tau: Mapping[str, float]) -> Bundle:

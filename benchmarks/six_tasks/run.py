@@ -13,7 +13,7 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,41 +147,54 @@ def main() -> None:
     _quiet()
     known = all_answers()
     tau = taus(known)
-    results: dict[str, Any] = {"tau": tau, "parts": _counts(), "tiers": tier_figures(known, tau)}
-    if given.until != "tiers":
-        results |= _after(given.until, known, tau)
-    given.out.write_text(json.dumps(results, indent=1) + "\n")
-    write_tables(HERE / "README.md", results)
-    draw(HERE, results)
+    results: dict[str, Any] = {}
+    for found in _steps(given.until, known, tau):
+        # A run that is stopped leaves the figures of the steps it did.
+        results |= found
+        given.out.write_text(json.dumps(results, indent=1) + "\n")
+        write_tables(HERE / "README.md", results)
+        draw(HERE, results)
 
 
-def _after(until: str, known: Known, tau: Mapping[str, float]) -> dict[str, Any]:
-    stages = played(known)
-    scored = [(stage, *stage_figures(stage, known)) for stage in stages]
-    told: dict[str, Any] = {"stages": {stage.name: found for stage, found, _ in scored}}
-    told["always"] = {
+def _steps(until: str, known: Known, tau: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    yield {"tau": tau, "parts": _counts(), "tiers": tier_figures(known, tau)}
+    if until == "tiers":
+        return
+    always_one = {
         tier: together({t: always(test_of(t), sources_of(known), grades({})[t], tier) for t in STRUCTURED})
         for tier in TIERS
     }
-    last = [(stage, parts) for stage, _, parts in scored if stage.outcome == "promoted"][-1]
-    told["generation"], generated, writer = generation_figures(known, tau)
-    told["pilot"] = _pilot(last, generated, writer, known)
+    yield {"always": always_one}
+    scored: list[tuple[Stage, dict[str, Served]]] = []
+    figured: dict[str, Any] = {}
+    for stage in played(known):
+        figured[stage.name], parts = stage_figures(stage, known)
+        scored.append((stage, parts))
+        yield {"stages": figured}
+    generation, generated, writer = generation_figures(known, tau)
+    yield {"generation": generation}
+    last = [one for one in scored if one[0].outcome == "promoted"][-1]
+    yield {"pilot": _pilot(last, generated, writer, known)}
     if until == "loop":
-        return told
-    start = Bundle.load(stages[0].bundle)
-    told["targeted"] = compared(known, Router.from_bundle(start))
-    if until == "targeted":
-        return told
-    taught = stages[-1]
+        return
+    first, taught = scored[0][0], scored[-1][0]
+    start = Bundle.load(first.bundle)
+    yield {"targeted": compared(known, Router.from_bundle(start))}
+    if until != "targeted":
+        yield {
+            "ablations": _ablations(taught, start, known),
+            "ablated": {"stage": taught.name, "outcome": taught.outcome},
+        }
+
+
+def _ablations(taught: Stage, start: Bundle, known: Known) -> dict[str, Any]:
     other = untargeted_t1(known, Router.from_bundle(start))
     sources = {"taught": sources_of(known, taught.t1), "untargeted": sources_of(other)}
     served = ablated(Bundle.load(taught.bundle), start, _untargeted(other), sources, grades({}), STRUCTURED)
-    told["ablations"] = {
+    return {
         name: {"overall": together(parts), "tasks": {task: figures(one) for task, one in parts.items()}}
         for name, parts in served.items()
     }
-    told["ablated"] = {"stage": taught.name, "outcome": taught.outcome}
-    return told
 
 
 def _untargeted(known: Known) -> Bundle:
