@@ -106,7 +106,8 @@ def _round(stage: Stage) -> dict[str, Any]:
         return {}
     compared_to = told["comparison"]["overall"]
     return {
-        "picked": told["picked"], "reasons": told["reasons"],
+        "picked": told["picked"],
+        "taught": {task: one.get("pairs", 0) for task, one in told["students"].items()}, "reasons": told["reasons"],
         "fold_cost": [compared_to[f"{name}_usd"] / compared_to["reference_usd"] for name in ("old", "new")],
         "difference": [limit / compared_to["reference_usd"] for limit in compared_to["difference_usd"]],
         "cpu_s": sum(step["cpu_seconds"] for step in told["steps"].values()),
