@@ -98,15 +98,24 @@ def publish(
     return release
 
 
-def promote(root: str | Path, release_id: str) -> None:
+def promote(root: str | Path, release_id: str, expected: str | None = None) -> None:
     """Make a release current; running models pick it up within a second or so, and finish their queries first.
 
     Every hash is verified before, and that the bundle was certified with these checkpoints.
 
+    Parameters
+    ----------
+    root
+        The ROOT.
+    release_id
+        Name of a published release.
+    expected
+        Id of the release that must be current, the one that this was compared with; None asks for none.
+
     Raises
     ------
     InputError
-        When ROOT has no such release, or cannot be written.
+        When ROOT has no such release, another than `expected` is current, or ROOT cannot be written.
     BundleError
         When a part is changed, missing or extra, or the checkpoints are not those that the bundle names; the current
         release goes on serving.
@@ -117,9 +126,16 @@ def promote(root: str | Path, release_id: str) -> None:
         now = _read(root / CURRENT)
         if now == release_id:
             return
+        if expected is not None and now != expected:
+            msg = f"the release that serves has changed: {root} has {now}, not {expected}; {release_id} is not promoted"
+            raise InputError(msg)
+        before = _previous(root)
         if now is not None:
-            _write(root / PREVIOUS, now)
+            # Both names until it is done: killed between the two renames, the one before is still known.
+            _write(root / PREVIOUS, "\n".join(name for name in (now, before) if name is not None))
         _write(root / CURRENT, release_id)
+        if now is not None and before is not None:
+            _write(root / PREVIOUS, now)
 
 
 def rollback(root: str | Path) -> str:
@@ -139,8 +155,8 @@ def rollback(root: str | Path) -> str:
     """
     root = Path(root)
     with _writing(root), _alone(root):
-        now, before = _read(root / CURRENT), _read(root / PREVIOUS)
-        if before is None or before == now:
+        now, before = _read(root / CURRENT), _previous(root)
+        if before is None:
             msg = f"{root} has nothing to go back to: {PREVIOUS} names no other release"
             raise InputError(msg)
         _verify(root, before)
@@ -239,11 +255,21 @@ def _ids(folder: Path) -> dict[str, bytes]:
 
 
 def _read(path: Path) -> str | None:
+    return next(iter(_names(path)), None)
+
+
+def _previous(root: Path) -> str | None:
+    """Name the release before the current one; a promotion that was killed may have left the current one's name."""
+    now = _read(root / CURRENT)
+    return next((name for name in _names(root / PREVIOUS) if name != now), None)
+
+
+def _names(path: Path) -> list[str]:
     try:
-        found = path.read_text("utf-8").strip()
+        found = path.read_text("utf-8").split()
     except (OSError, UnicodeDecodeError):
-        return None
-    return found if is_name(found) else None
+        return []
+    return found if all(map(is_name, found)) else []
 
 
 def _write(path: Path, text: str) -> None:

@@ -74,7 +74,8 @@ def signals_of(
         told["retrieval_score"] = scores[0] if scores else 0.0
         told["retrieval_margin"] = scores[0] - scores[1] if len(scores) > 1 else 0.0
     told["groundedness"] = _groundedness(question, text, _contents(nodes) if contents is None else contents)
-    given = (metadata or {}).get("signals")
+    # A response's metadata also holds that of its nodes, by their ids.
+    given = None if any(node.node.node_id == "signals" for node in nodes) else (metadata or {}).get("signals")
     if isinstance(given, Mapping):
         told |= {str(name): float(value) for name, value in given.items() if isinstance(value, int | float)}
     return {name: value for name, value in told.items() if math.isfinite(value)}

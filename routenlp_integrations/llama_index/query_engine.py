@@ -92,7 +92,8 @@ class RouterQueryEngine(theirs.RouterQueryEngine):
             raise InputError("give a bundle or a router, not both")
         router = Router.load(bundle) if bundle is not None else router
         self._routes = QueryRoutes()
-        groups = fitted_groups(cascades or {}, query_engine_tools, router)
+        tools = list(query_engine_tools)
+        groups = fitted_groups(cascades or {}, tools, router)
         if groups:
             # Opened once, for all groups.
             log = RouteLog.of(ledger, None, {}, lambda *_: 0.0)
@@ -100,7 +101,7 @@ class RouterQueryEngine(theirs.RouterQueryEngine):
         elif ledger is not None or audits is not None:
             raise InputError("ledger and audits are about groups; declare one in cascades")
         self.ledger = ledger
-        folded = _folded(query_engine_tools, groups, self._routes, ledger, audits)
+        folded = _folded(tools, groups, self._routes, ledger, audits)
         super().__init__(selector, folded, llm=llm, summarizer=summarizer, verbose=verbose)
         self._routed = bool(groups)
 
@@ -139,17 +140,18 @@ def _folded(
 ) -> list[QueryEngineTool]:
     """The tools with every group in the place of its first one."""
     of = {id(tool): name for name, (_, members) in groups.items() for tool in members.values()}
-    found: dict[object, QueryEngineTool] = {}
+    found: list[QueryEngineTool] = []
+    seen: set[str] = set()
     for tool in tools:
         name = of.get(id(tool))
         if name is None:
-            found[id(tool)] = tool
-        elif name not in found:
+            found.append(tool)
+        elif name not in seen:
+            seen.add(name)
             group, members = groups[name]
             engines = {key: member.query_engine for key, member in members.items()}
             engine: Any = GroupEngine(name, group, engines, routes, ledger, audits)
             told = members[group.engines[-1]].metadata
-            found[name] = QueryEngineTool(
-                engine, replace(told, name=name, description=group.description or told.description)
-            )
-    return list(found.values())
+            described = replace(told, name=name, description=group.description or told.description)
+            found.append(QueryEngineTool(engine, described))
+    return found

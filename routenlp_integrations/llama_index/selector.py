@@ -257,8 +257,10 @@ class ConformalSelector(BaseSelector):
         if self.mode == "multi" and verdict.members:
             return _result(verdict, verdict.members, "in the calibrated set")
         if self.mode == "single" and self._can_decide(verdict):
-            how = "probability over the certified threshold" if self.decide == "certified" else "alone in the set"
-            return _result(verdict, verdict.order[:1], how)
+            if self.decide == "certified":
+                return _result(verdict, verdict.order[:1], "probability over the certified threshold")
+            # With a threshold of its own for each choice, the only member need not be the most probable one.
+            return _result(verdict, verdict.members, "alone in the set")
         why = _undecided(verdict)
         return _result(verdict, verdict.order[:1], f"cannot decide ({why}); the most probable choice is taken")
 
@@ -289,7 +291,10 @@ def _choice(given: ToolMetadata | str) -> Choice:
 
 def _labelled(queries: Sequence[tuple[str, int | str]], choices: Sequence[Choice]) -> list[tuple[str, int]]:
     found = []
-    for i, (text, label) in enumerate(queries):
+    for i, query in enumerate(queries):
+        if not isinstance(query, Sequence) or isinstance(query, str) or len(query) != 2:
+            raise InputError(f"Labelled query {i} is {query!r}; give a pair of its text and its choice.")
+        text, label = query
         if isinstance(label, str):
             alike = [at for at, one in enumerate(choices) if one.name == label]
             alike = alike or [at for at, one in enumerate(choices) if one.description == label]

@@ -256,6 +256,35 @@ def test_disk_errors_are_one_sentence(root: Path, monkeypatch: pytest.MonkeyPatc
     assert {*os.listdir(root)} - {*before} <= {".lock"}
 
 
+def test_killed_between_the_names_a_step_back_is_left(
+    root: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`previous` is written first; killed then, what could be gone back to before still can."""
+    small_release(root, small_bundle, max_tokens=16)
+    promote(root, "r0002")
+    write = promoting._write
+
+    def killed(path: Path, text: str) -> None:
+        if path.name == "current":
+            raise KeyboardInterrupt
+        write(path, text)
+
+    monkeypatch.setattr(promoting, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        promote(root, "r0003")
+    monkeypatch.undo()
+    assert rollback(root) == "r0001"
+
+
+def test_what_was_compared_must_still_serve(root: Path) -> None:
+    """A release that was gated against one that no longer serves is refused."""
+    with pytest.raises(InputError, match="has changed"):
+        promote(root, "r0002", expected="r0007")
+    assert ids(root) == ("r0001", None)
+    promote(root, "r0002", expected="r0001")
+    assert ids(root) == ("r0002", "r0001")
+
+
 def test_promotions_at_once(root: Path) -> None:
     """Of many promotions and rollbacks at once each is whole: current and previous name different releases."""
 
