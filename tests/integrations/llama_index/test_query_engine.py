@@ -410,3 +410,11 @@ async def test_many_queries_do_not_mix(build: Build) -> None:
     texts = [f"query {i}" for i in range(64)]
     found = await asyncio.gather(*(engine.aquery(text) for text in texts))
     assert [str(one) for one in found] == [f"echo {text}" for text in texts]
+
+
+def test_tools_are_taken_as_they_come(kind: type[Theirs]) -> None:
+    """A generator of tools is read once, and a tool given twice keeps both its places."""
+    one = tool("once", ScriptedEngine("once"))
+    engine = kind(ScriptedSelector(1), (each for each in (one, one)), llm=JoiningLLM())  # type: ignore[arg-type]
+    assert len(engine._query_engines) == 2
+    assert str(engine.query("text")) == "once"

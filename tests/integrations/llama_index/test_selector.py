@@ -474,3 +474,36 @@ def test_serving_needs_no_fitting_library(selector: ConformalSelector, tmp_path:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout.strip() == "[]"
+
+
+def test_alone_in_the_set_is_what_is_taken() -> None:
+    """With a threshold per choice the only member may be the less probable one; it is taken, not the other."""
+    import random
+
+    draw = random.Random(1)
+    words = {"bill": ["invoice", "charge", "payment", "refund"], "tech": ["crash", "error", "login", "bug"]}
+    names, noise = list(words), {"bill": 0.02, "tech": 0.45}
+
+    def query(label: str) -> str:
+        other = next(name for name in names if name != label)
+        picked = [draw.choice(words[label if draw.random() > noise[label] else other]) for _ in range(5)]
+        return f"{' '.join(picked)} {draw.randrange(10**6)}"
+
+    def queries(n: int) -> list[tuple[str, int]]:
+        return [(query(label), names.index(label)) for label in draw.choices(names, [0.8, 0.2], k=n)]
+
+    choices = ["about bill", "about tech"]
+    selector = ConformalSelector.fit(choices, queries(800), per_choice=True, alpha=0.1)
+    unlike = 0
+    for text, _ in queries(600):
+        verdict = selector.verdict(choices, text)
+        if len(verdict.members) == 1:
+            assert selector.select(choices, text).ind == verdict.members[0]
+            unlike += verdict.members[0] != verdict.order[0]
+    assert unlike > 0, "the population no longer tells the two rules apart"
+
+
+def test_a_labelled_query_that_is_no_pair() -> None:
+    """The error says which one and what to give."""
+    with pytest.raises(InputError, match="Labelled query 1 is"):
+        ConformalSelector.fit(["a", "b"], [("one", 0), ("two",)])  # type: ignore[list-item]
