@@ -155,7 +155,7 @@ def rollback(root: str | Path) -> str:
     """
     root = Path(root)
     with _writing(root), _alone(root):
-        now, before = _read(root / CURRENT), _previous(root)
+        before = _previous(root)
         if before is None:
             msg = f"{root} has nothing to go back to: {PREVIOUS} names no other release"
             raise InputError(msg)

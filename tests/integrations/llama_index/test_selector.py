@@ -478,19 +478,17 @@ def test_serving_needs_no_fitting_library(selector: ConformalSelector, tmp_path:
 
 def test_alone_in_the_set_is_what_is_taken() -> None:
     """With a threshold per choice the only member may be the less probable one; it is taken, not the other."""
-    import random
-
-    draw = random.Random(1)
+    draw = np.random.default_rng(1)
     words = {"bill": ["invoice", "charge", "payment", "refund"], "tech": ["crash", "error", "login", "bug"]}
     names, noise = list(words), {"bill": 0.02, "tech": 0.45}
 
     def query(label: str) -> str:
         other = next(name for name in names if name != label)
-        picked = [draw.choice(words[label if draw.random() > noise[label] else other]) for _ in range(5)]
-        return f"{' '.join(picked)} {draw.randrange(10**6)}"
+        picked = [str(draw.choice(words[label if draw.random() > noise[label] else other])) for _ in range(5)]
+        return f"{' '.join(picked)} {draw.integers(10**6)}"
 
     def queries(n: int) -> list[tuple[str, int]]:
-        return [(query(label), names.index(label)) for label in draw.choices(names, [0.8, 0.2], k=n)]
+        return [(query(names[i]), int(i)) for i in draw.choice(2, size=n, p=[0.8, 0.2])]
 
     choices = ["about bill", "about tech"]
     selector = ConformalSelector.fit(choices, queries(800), per_choice=True, alpha=0.1)
