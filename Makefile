@@ -7,11 +7,12 @@ DECISIONS_VENV := .venv-decisions
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STAMPS := .stamps
+LLAMA_LOW := 0.14.0
 # One thread each: the test machine has two cores and the tests are many small computations.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo notebook notebooks test test-all test-train test-decisions lint clean
+.PHONY: demo notebook notebooks test test-all test-train test-decisions test-llama-low lint clean
 
 demo: $(STAMPS)/demo ## fit, certify and route the packaged demo data; no key, no network
 	$(BIN)/routenlp demo
@@ -30,7 +31,7 @@ test: lint $(STAMPS)/wheel test-train test-decisions ## what CI runs: static che
 	$(BIN)/python -m pytest -m "not slow"
 	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest -m "not slow and not statistical" tests
 
-test-all: lint $(STAMPS)/wheel test-train test-decisions ## `make test` and everything slow
+test-all: lint $(STAMPS)/wheel test-train test-decisions test-llama-low ## `make test` and everything slow
 	$(BIN)/python -m pytest
 	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest tests
 
@@ -43,6 +44,12 @@ test-decisions: $(STAMPS)/decisions $(STAMPS)/test ## LangChain's decision model
 	ROUTENLP_SMALL_BUNDLE=$(CURDIR)/$(STAMPS)/small-bundle $(DECISIONS_VENV)/bin/python -m pytest \
 		tests/integrations/langchain/test_decision.py tests/integrations/langchain/test_decision_missing.py \
 		tests/integrations/langchain/test_middleware.py
+
+# An old core warns of its own fields under a new pydantic, so warnings are no errors here.
+test-llama-low: $(STAMPS)/llama-low $(STAMPS)/test ## the LlamaIndex face on the oldest core it takes
+	PYTHONPATH=$(CURDIR)/$(STAMPS)/llama-low $(BIN)/python -c "import llama_index.core as core; assert core.__version__ == '$(LLAMA_LOW)', core.__version__"
+	PYTHONPATH=$(CURDIR)/$(STAMPS)/llama-low $(BIN)/python -W "ignore:The 'validate_default' attribute" -m pytest \
+		-o filterwarnings= tests/integrations/llama_index
 
 lint: $(STAMPS)/test ## ruff, mypy strict, import walls
 	$(BIN)/ruff check .
@@ -79,6 +86,11 @@ $(STAMPS)/decisions: pyproject.toml constraints-decisions.txt
 	test -x $(DECISIONS_VENV)/bin/python || $(PYTHON) -m venv $(DECISIONS_VENV)
 	$(DECISIONS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-decisions.txt -e .
 	@mkdir -p $(STAMPS) && touch $@
+
+# Only the core is old: it lies first on the path of the usual environment.
+$(STAMPS)/llama-low: pyproject.toml | $(VENV)/bin/python
+	rm -rf $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ llama-index-core==$(LLAMA_LOW)
 
 # The wheel is tested outside the checkout, so that nothing but the installed files can be imported.
 $(STAMPS)/wheel: $(STAMPS)/test $(shell git ls-files router_core routenlp_integrations exporters routenlp tests 2>/dev/null)

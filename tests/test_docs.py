@@ -54,6 +54,7 @@ def test_the_llama_index_llm_page_runs(
 ) -> None:
     """Each snippet runs with scripted LLMs for `small`, `medium` and `large`, and routes as the page says."""
     pytest.importorskip("llama_index.core")
+    pytest.importorskip("sqlalchemy")
     from bundles import SURE, TIERS
     from llama_index.core import Settings
     from llama_index.core.instrumentation import get_dispatcher
@@ -73,10 +74,13 @@ def test_the_llama_index_llm_page_runs(
     assert route_of(told["called"])["tier"] == "large"
     assert told["spent"][0][0] in TIERS
     assert str(told["answer"]) == "The answer is good."
+    assert told["ledger"].close()
+    assert told["followed"].releases.get().bundle_id == told["route"]["bundle"]
 
 
 def test_the_llama_index_engine_page_runs(company: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each snippet runs over the tests' index, and the group routes as the page says."""
+    pytest.importorskip("sqlalchemy")
     from company import QUESTIONS, contains
     from engines import (
         PRICES,
@@ -91,7 +95,7 @@ def test_the_llama_index_engine_page_runs(company: Path, tmp_path: Path, monkeyp
     shutil.copytree(company / "bundle", tmp_path / "bundle")
     monkeypatch.chdir(tmp_path)
     found = company_engines(company_index(local_embedding()))
-    told: dict[str, object] = {
+    told: dict[str, Any] = {
         "cheap": found["docs_cheap"],
         "dear": found["docs_dear"],
         "news": ScriptedEngine("no news"),
@@ -103,7 +107,8 @@ def test_the_llama_index_engine_page_runs(company: Path, tmp_path: Path, monkeyp
     }
     page = ROOT / "docs" / "llama_index_engine.md"
     exec(compile(snippets(page), str(page), "exec"), told)  # noqa: S102 - our own page
-    assert told["route"]["tier"] in PRICES.names  # type: ignore[index]
+    assert told["route"]["tier"] in PRICES.names
+    assert told["ledger"].close()
     assert (tmp_path / "mine" / "manifest.json").is_file()
 
 
