@@ -32,8 +32,8 @@ from exporters.students.data import Pair
 from router_core.bundle import Bundle
 from router_core.certificate import clopper_pearson
 from router_core.errors import InputError
-from router_core.ledger.reader import LedgerReader
 from router_core.keys import hash_keys
+from router_core.ledger.reader import LedgerReader
 from router_core.promotion import rollback
 from router_core.release import Release
 
