@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from router_core.bundle import Bundle
 from router_core.errors import InputError
 from router_core.fitting.candidates import ScoreTable
-from router_core.fitting.certify import candidate_of, policy_table, scope_table
+from router_core.fitting.frozen import candidate_of, policy_table, scope_table
 from router_core.fitting.rivals import BASELINES, RIVALS
 from router_core.fitting.tables import Progress, bad_answers, views_of
 from router_core.kernels import sweep

@@ -12,13 +12,8 @@ from numpy.typing import NDArray
 
 from router_core.bundle import Bundle
 from router_core.errors import InputError
-from router_core.fitting.certify import (
-    candidate_of,
-    in_betting_order,
-    path_outcome,
-    policy_table,
-    scope_table,
-)
+from router_core.fitting.certify import in_betting_order, path_outcome
+from router_core.fitting.frozen import candidate_of, policy_table, scope_table
 from router_core.fitting.rivals import BASELINES
 from router_core.fitting.tables import bad_answers
 from router_core.policy import CASCADE, ROUTE_ONLY

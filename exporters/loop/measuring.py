@@ -13,7 +13,7 @@ from router_core.arrays import load_json
 from router_core.bundle import Bundle
 from router_core.checkpoint import Checkpoint
 from router_core.errors import BundleError
-from router_core.fitting.certify import candidate_of
+from router_core.fitting.frozen import candidate_of
 from router_core.fitting.tables import views_of
 from router_core.keys import ids_sha256
 from router_core.policy import CASCADE, ROUTE_ONLY

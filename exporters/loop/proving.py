@@ -12,6 +12,7 @@ import numpy as np
 from exporters.loop.files import read_json, write_json
 from exporters.loop.folds import calib_keys
 from exporters.loop.gate import Measurements, Verdict, judge
+from exporters.loop.held_out import on_test
 from exporters.loop.journal import Journal
 from exporters.loop.measuring import (
     broken_parts,
@@ -195,6 +196,18 @@ class Proving:
 
         told = self.journal.run("gate", step)
         return Verdict(told["promoted"], {name: tuple(said) for name, said in told["reasons"].items()})
+
+    def test(self) -> None:
+        """Tell what both releases do with the test split; nothing depends on it."""
+
+        def step(folder: Path) -> dict[str, Any]:
+            candidate = Bundle.load(self.journal.path("certify") / "bundle")
+            before = on_test(Bundle.load(self.incumbent.bundle), self.answered_before)
+            told = {"before": before, "after": on_test(candidate, self.answered)} if before else {}
+            write_json(folder / "test.json", told)
+            return {"rows": before["all"]["n"] if before else 0}
+
+        self.journal.run("test", step)
 
     def promote(self) -> None:
         """Publish the release and make it current; doing it twice changes nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ class RoundReport:
         By check of the gate, what spoke against promotion.
     told
         Everything, as in ``report.json``: ``harvest``, ``clusters``, ``picked``, ``teach``, ``students``, ``gate``,
-        ``comparison``, ``steps`` (seconds, CPU seconds and US dollars of each).
+        ``comparison`` on the fold, ``test`` (before and after on the test split), ``steps`` (seconds, CPU seconds and
+        US dollars of each).
     folder
         Where it is written; None when no round was begun.
     """
@@ -113,6 +114,8 @@ def _told(work: Work, journal: Journal) -> dict[str, Any]:
         if measured.exists():
             told["measurements"] = read_json(measured)
             told["comparison"] = told["measurements"]["comparison"]
+    if journal.done("test") and (found := read_json(journal.path("test") / "test.json")):
+        told["test"] = found
     return told
 
 
@@ -148,6 +151,8 @@ def _markdown(report: RoundReport) -> str:
             )
     if "comparison" in told:
         lines += ["", "## Gained, on the fresh calibration fold", "", *_comparison(told)]
+    if "test" in told:
+        lines += ["", "## Before and after on the test split", "", *_test(told["test"])]
     lines += ["", "## Cost of the round", "", "| step | seconds | CPU seconds | USD |", "| --- | --- | --- | --- |"]
     lines += [
         f"| {name} | {one['seconds']:.1f} | {one['cpu_seconds']:.1f} | {one['usd']:.4g} |"
@@ -161,7 +166,8 @@ def _comparison(told: Mapping[str, Any]) -> list[str]:
     rows = {"all": comparison["overall"], **comparison["tasks"]}
     lines = [
         f"Cost and quality are ratios to always-{told['tiers'][-1]}; the interval is of the paired difference of cost "
-        f"(level {comparison['level']:g}, bootstrap over groups).",
+        f"(bootstrap over groups), those of quality are of the ratio, those of bad answers exact; all at level "
+        f"{comparison['level']:g}.",
         "",
         "| task | n | cost before | cost after | difference | quality before | quality after | bad before | bad after "
         "| served after |",
@@ -170,15 +176,46 @@ def _comparison(told: Mapping[str, Any]) -> list[str]:
     for name, one in rows.items():
         usd, quality = one["reference_usd"] or 1.0, one["reference_quality"] or 1.0
         low, high = (limit / usd for limit in one["difference_usd"])
+        old, new = (
+            (
+                f"{one[f'{side}_quality'] / quality:.3f}{_limits(one[f'{side}_quality_ratio'])}",
+                f"{one[f'{side}_bad']}{_limits(one[f'{side}_bad_share'])}",
+            )
+            for side in ("old", "new")
+        )
         shares = ", ".join(
             f"{tier} {100 * share:.0f} %" for tier, share in zip(told["tiers"], one["new_share"], strict=True) if share
         )
         lines.append(
             f"| {name} | {one['n']} | {one['old_usd'] / usd:.3f} | {one['new_usd'] / usd:.3f} | {low:+.3f} to "
-            f"{high:+.3f} | {one['old_quality'] / quality:.3f} | {one['new_quality'] / quality:.3f} | "
-            f"{one['old_bad']} | {one['new_bad']} | {shares} |"
+            f"{high:+.3f} | {old[0]} | {new[0]} | {old[1]} | {new[1]} | {shares} |"
         )
     return lines
+
+
+def _test(told: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "Nothing was decided by these figures. Ratios are to the reference tier, with bootstrap intervals; joint risk "
+        "is the share of queries served a bad answer, with its exact interval; all at 95 %.",
+        "",
+        "| task | n | | quality ratio | cost ratio | joint risk | served |",
+        "| --- " * 7 + "|",
+    ]
+    for name in told["before"]:
+        for when in ("before", "after"):
+            one = told[when][name]
+            cells = [_ratio(one, "quality_ratio"), _ratio(one, "cost_ratio"), _ratio(one, "joint_risk")]
+            shares = ", ".join(f"{tier} {100 * share:.0f} %" for tier, share in one["share"].items() if share)
+            lines.append(f"| {name} | {one['n']} | {when} | {' | '.join(cells)} | {shares} |")
+    return lines
+
+
+def _ratio(one: Mapping[str, Any], name: str) -> str:
+    return "-" if one[name] is None else f"{one[name]:.3f}{_limits(one[f'{name}_ci'])}"
+
+
+def _limits(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -155,6 +155,8 @@ def _steps(work: Work, journal: Journal, ledger: str, ask: Ask | None) -> RoundR
     verdict = proving.gate()
     if verdict.promoted:
         proving.promote()
+    if "hashes" not in verdict.reasons:
+        proving.test()
     return report_of(work, journal, incumbent)
 
 

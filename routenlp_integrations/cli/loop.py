@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["loop", "need_loop", "rollback", "show_round"]
 
 _TOLD = "plan.json"
+_FIGURES = {"quality_ratio": "quality ratio", "cost_ratio": "cost ratio", "joint_risk": "joint risk"}
 _PACKAGES = ("torch", "transformers", "onnx", "filelock")
 
 loop = typer.Typer(
@@ -157,8 +158,22 @@ def show_round(screen: Console, report: RoundReport) -> None:
         for name, one in {"all": told["comparison"]["overall"], **told["comparison"]["tasks"]}.items():
             made.add_row(name, *_row(one))
         screen.print(made)
+    if "test" in told:
+        made = table(
+            ("on test", "left"), ("n", "right"), ("", "left"), *((name, "right") for name in _FIGURES.values())
+        )
+        for name in told["test"]["before"]:
+            for when in ("before", "after"):
+                one = told["test"][when][name]
+                made.add_row(name, str(one["n"]), when, *(_figure(one, key) for key in _FIGURES))
+        screen.print(made)
     cpu = sum(one["cpu_seconds"] for one in told["steps"].values())
     screen.print(f"{cpu:.0f} CPU seconds; report {report.folder / 'report.md'}", soft_wrap=True)
+
+
+def _figure(one: dict[str, Any], name: str) -> str:
+    value, limits = one[name], one[f"{name}_ci"]
+    return "-" if value is None or limits is None else f"{value:.3f} ({limits[0]:.3f} to {limits[1]:.3f})"
 
 
 def _row(one: dict[str, Any]) -> list[str]:

@@ -16,8 +16,9 @@ import numpy as np
 from router_core.bundle import Bundle, candidate_parts, earlier_keys, parts_id
 from router_core.errors import InputError
 from router_core.fitting.candidates import Goal
-from router_core.fitting.certify import Candidate, candidate_of, certify
+from router_core.fitting.certify import certify
 from router_core.fitting.fit_bundle import FitSettings, told_of
+from router_core.fitting.frozen import Candidate, candidate_of
 from router_core.fitting.incumbent import Comparison, Incumbent
 from router_core.fitting.lay import Tuned, calib_sizes, delta_of_each, lay
 from router_core.fitting.tables import Progress

@@ -7,122 +7,27 @@ stored baselines together, and returns the certificates. Source: METHOD.md 2.2.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router_core.betting import betting_order
-from router_core.bundle import Bundle
 from router_core.certificate import PathResult
 from router_core.claim import Certificate
 from router_core.fitting.candidates import ScoreTable
-from router_core.fitting.incumbent import Comparison, Deployed, Incumbent, compare
-from router_core.fitting.rivals import BASELINES, Baselines
-from router_core.fitting.tables import Progress, bad_answers, evidence_of, score_table, views_of
+from router_core.fitting.deployment import deployed
+from router_core.fitting.frozen import Candidate, candidate_of, policy_table, scope_table
+from router_core.fitting.incumbent import Comparison, Incumbent, compare
+from router_core.fitting.rivals import BASELINES
+from router_core.fitting.tables import Progress, bad_answers
 from router_core.keys import ids_sha256
-from router_core.policy import CASCADE, Policy
+from router_core.policy import Policy
 from router_core.records import Records
 from router_core.risks import Plan, certify_served, least_n, retained
 from router_core.scopes import ALL, Scopes
-from router_core.scoring import Scorer
 
-__all__ = [
-    "Candidate",
-    "candidate_of",
-    "certify",
-    "deployed",
-    "in_betting_order",
-    "path_outcome",
-    "policy_table",
-    "scope_table",
-    "unshown",
-]
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """Everything frozen before calib is read.
-
-    Attributes
-    ----------
-    scopes, scorer, baselines
-        What scores a query.
-    policies
-        Paths by (scope, name); names are ``"cascade"``, ``"route_only"`` and the rivals that `baselines` holds.
-    plans
-        What the test of each path fixes beforehand, by the same keys.
-    risk, alpha, delta, tolerance
-        What is to be shown, at the delta of one certificate.
-    """
-
-    scopes: Scopes
-    scorer: Scorer
-    baselines: Baselines
-    policies: Mapping[tuple[str, str], Policy]
-    plans: Mapping[tuple[str, str], Plan]
-    risk: str
-    alpha: float
-    delta: float
-    tolerance: float
-
-
-def candidate_of(bundle: Bundle) -> Candidate:
-    """The frozen candidate inside a bundle, as `certify()` takes it."""
-    settings, baselines = bundle.settings, Baselines.from_parts(bundle.baselines)
-    plans = {}
-    for key, cost in settings["step_cost"].items():
-        scope, _, name = key.rpartition("|")
-        plans[scope, name] = Plan.from_json(cost, settings.get("plans", {}).get(key, {}))
-    return Candidate(
-        bundle.scopes,
-        bundle.scorer,
-        baselines,
-        {key: path for key, path in bundle.policies.items() if key[1] not in BASELINES or key[1] in baselines},
-        plans,
-        settings["risk"],
-        settings["alpha"],
-        settings.get("delta_each", settings["delta"]),
-        settings["tolerance"],
-    )
-
-
-def scope_table(
-    candidate: Candidate,
-    records: Records,
-    rows: NDArray[np.intp],
-    scope: str,
-    bad: NDArray[np.uint8],
-    progress: Progress | None = None,
-) -> tuple[NDArray[np.intp], ScoreTable | None]:
-    """The rows a scope serves and their scores; None when there are none."""
-    views = views_of(records, candidate.scopes, scope, rows)
-    mine = np.asarray([r for r, view in enumerate(views) if view is not None], np.intp)
-    if not len(mine):
-        return rows[mine], None
-    known = evidence_of(records, rows[mine], progress)
-    told = [view for view in views if view is not None]
-    return rows[mine], score_table(candidate.scorer, records, rows[mine], told, bad, known, progress)
-
-
-def policy_table(
-    name: str, table: ScoreTable, baselines: Baselines, view: str, hidden: NDArray[np.float64]
-) -> ScoreTable:
-    """The same rows as a policy or rival sees them.
-
-    Parameters
-    ----------
-    name
-        A policy's name.
-    view
-        Name of the models' view.
-    hidden
-        float64 [n, d], the encoder's hidden vectors.
-    """
-    if name in baselines.models:
-        return table.scored_by(baselines.models[name].risk(hidden, table.risk, view))
-    return table
+__all__ = ["certify", "in_betting_order", "path_outcome", "unshown"]
 
 
 def path_outcome(table: ScoreTable, path: Policy, plan: Plan, risk: str, alpha: float, delta: float) -> PathResult:
@@ -255,45 +160,6 @@ def unshown(candidate: Candidate) -> Shown:
     }
 
 
-def deployed(
-    candidate: Candidate,
-    steps: Mapping[tuple[str, str], int],
-    records: Records,
-    rows: NDArray[np.intp],
-    progress: Progress | None = None,
-) -> Deployed:
-    """What the cascade does with rows whose task is named, every doubt counted against it.
-
-    Parameters
-    ----------
-    candidate
-        Frozen parts.
-    steps
-        Step in force by (scope, policy name).
-    records, rows
-        Completed records, and which of them.
-    """
-    bad = bad_answers(records, candidate.tolerance)
-    found = Deployed.always_reference(records.cost[rows], records.quality[rows])
-    place = {int(row): at for at, row in enumerate(rows.tolist())}
-    for view in candidate.scopes.views:
-        path = candidate.policies.get((view.scope, CASCADE))
-        mine = np.asarray([i for i in rows.tolist() if _scope_of(candidate.scopes, records, i) == view.scope], np.intp)
-        if path is None or not len(mine):
-            continue
-        kept, table = scope_table(candidate, records, mine, view.scope, bad, progress)
-        if table is None:
-            continue
-        worst = table.at_worst(path)
-        served, cost = worst.replay(path)
-        step, at = steps[view.scope, CASCADE], np.asarray([place[i] for i in kept.tolist()], np.intp)
-        each = np.arange(len(kept))
-        found.served[at], found.cost[at] = served[step], cost[step]
-        found.quality[at] = worst.quality[each, served[step]]
-        found.bad[at] = worst.bad[each, served[step]]
-    return found
-
-
 def _measured(
     candidate: Candidate,
     steps: Mapping[tuple[str, str], int],
@@ -317,12 +183,6 @@ def _measured(
         seed=0,
     )
     return Comparison(bundle.id, ids_sha256(ids), level, overall, tasks)
-
-
-def _scope_of(scopes: Scopes, records: Records, i: int) -> str | None:
-    task, subtask = records.task[i], records.subtask[i]
-    view = scopes.resolve(f"{task}/{subtask}" if subtask else task)
-    return None if view is None else view.scope
 
 
 def _hidden(candidate: Candidate, records: Records, rows: NDArray[np.intp]) -> NDArray[np.float64]:

@@ -17,8 +17,8 @@ import numpy as np
 
 from router_core.encoder import Encoder, EncoderTrainer, load_encoder
 from router_core.errors import InputError
-from router_core.fitting.certify import Candidate
 from router_core.fitting.fitter import Fitter
+from router_core.fitting.frozen import Candidate
 from router_core.fitting.stack import StackTrainer
 from router_core.fitting.tables import Progress
 from router_core.splits import Prepared

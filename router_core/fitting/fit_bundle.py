@@ -17,8 +17,9 @@ from router_core.bundle import Bundle, candidate_parts, earlier_keys, parts_id
 from router_core.claim import check_levels, check_risk
 from router_core.encoder import EncoderTrainer
 from router_core.errors import InputError
-from router_core.fitting.certify import Candidate, certify, unshown
+from router_core.fitting.certify import certify, unshown
 from router_core.fitting.choice import choose_encoder
+from router_core.fitting.frozen import Candidate
 from router_core.fitting.static import StaticTrainer
 from router_core.fitting.tables import Progress
 from router_core.keys import KeyLedger, check_disjoint, hash_keys

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_core.bundle import Bundle
+from router_core.certificate import clopper_pearson
 from router_core.errors import InputError
 from router_core.records import Records
 
@@ -99,10 +100,15 @@ class Compared:
         Interval of the mean of candidate less incumbent, row by row; two-sided at the level.
     reference_quality, old_quality, new_quality
         Mean quality of the reference tier's and of the served answers.
+    old_quality_ratio, new_quality_ratio
+        Interval of served quality over the reference's, in pairs, two-sided at the level; None where the reference's
+        is 0.
     shortfall_upper
         Upper limit, one-sided at the level, of the mean of the reference's quality less the candidate's.
     old_bad, new_bad
         Bad answers served.
+    old_bad_share, new_bad_share
+        Exact interval of their share (Clopper and Pearson), two-sided at the level.
     old_share, new_share
         Share of the rows that each tier served, cheapest first.
     """
@@ -115,9 +121,13 @@ class Compared:
     reference_quality: float
     old_quality: float
     new_quality: float
+    old_quality_ratio: tuple[float, float] | None
+    new_quality_ratio: tuple[float, float] | None
     shortfall_upper: float
     old_bad: int
     new_bad: int
+    old_bad_share: tuple[float, float]
+    new_bad_share: tuple[float, float]
     old_share: tuple[float, ...]
     new_share: tuple[float, ...]
 
@@ -205,6 +215,16 @@ def compare(
         edge = (1.0 - level) / 2.0
         drawn, lacking = _bootstrap(difference, seed), _bootstrap(shortfall, seed)
 
+        reference = _bootstrap(new.reference[rows], seed)
+
+        def ratio(quality: Floats) -> tuple[float, float] | None:
+            # The same seed draws the same rows, so quality and reference are resampled in pairs.
+            found = _bootstrap(quality[rows], seed)[reference > 0] / reference[reference > 0]
+            return None if not len(found) else (float(np.quantile(found, edge)), float(np.quantile(found, 1.0 - edge)))
+
+        def exact(bad: NDArray[np.uint8]) -> tuple[float, float]:
+            return clopper_pearson(int(bad[rows].sum()), len(rows), level)
+
         def shares(served: NDArray[np.int8]) -> tuple[float, ...]:
             return tuple((np.bincount(served[rows], minlength=tiers) / len(rows)).tolist())
 
@@ -217,9 +237,13 @@ def compare(
             reference_quality=float(new.reference[rows].mean()),
             old_quality=float(old.quality[rows].mean()),
             new_quality=float(new.quality[rows].mean()),
+            old_quality_ratio=ratio(old.quality),
+            new_quality_ratio=ratio(new.quality),
             shortfall_upper=float(np.quantile(lacking, level)),
             old_bad=int(old.bad[rows].sum()),
             new_bad=int(new.bad[rows].sum()),
+            old_bad_share=exact(old.bad),
+            new_bad_share=exact(new.bad),
             old_share=shares(old.served),
             new_share=shares(new.served),
         )

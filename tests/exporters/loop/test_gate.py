@@ -13,8 +13,9 @@ from router_core.fitting.incumbent import Compared, Comparison
 
 GOOD = Compared(
     n=100, reference_usd=1e-3, old_usd=4e-4, new_usd=2e-4, difference_usd=(-3e-4, -1e-4), reference_quality=1.0,
-    old_quality=0.98, new_quality=0.98, shortfall_upper=0.04, old_bad=2, new_bad=2, old_share=(0.7, 0.3),
-    new_share=(0.9, 0.1),
+    old_quality=0.98, new_quality=0.98, old_quality_ratio=(0.96, 1.0), new_quality_ratio=(0.96, 1.0),
+    shortfall_upper=0.04, old_bad=2, new_bad=2, old_bad_share=(0.004, 0.062), new_bad_share=(0.004, 0.062),
+    old_share=(0.7, 0.3), new_share=(0.9, 0.1),
 )  # fmt: skip
 
 

@@ -30,8 +30,10 @@ from exporters.loop.state import State, pairs_keys
 from exporters.loop.work import Work
 from exporters.students.data import Pair
 from router_core.bundle import Bundle
+from router_core.certificate import clopper_pearson
 from router_core.errors import InputError
 from router_core.keys import hash_keys
+from router_core.ledger.reader import LedgerReader
 from router_core.promotion import rollback
 from router_core.release import Release
 
@@ -73,6 +75,20 @@ def test_a_round_promotes_what_was_learned(folder: Path) -> None:
     overall = report.told["comparison"]["overall"]
     assert overall["difference_usd"][1] < 0
     assert {one["task"] for one in report.told["clusters"]} == set(TASKS)
+    assert overall["new_quality_ratio"][0] <= overall["new_quality"] <= overall["new_quality_ratio"][1]
+    assert tuple(overall["new_bad_share"]) == clopper_pearson(overall["new_bad"], overall["n"], 0.9)
+    test = report.told["test"]
+    assert set(test["before"]) == set(test["after"]) == {"all", *TASKS}
+    for when in ("before", "after"):
+        one = test[when]["all"]
+        assert one["joint_risk_ci"] == list(clopper_pearson(round(one["joint_risk"] * one["n"]), one["n"], 0.95))
+        assert sum(one["share"].values()) == pytest.approx(1.0)
+    assert test["before"]["all"]["n"] == 40
+    url = f"sqlite:///{folder / 'test.db'}"
+    stream(root, url, loop_records(), splits=("test",))
+    served = [route.tier for route in LedgerReader(url).routes()]
+    assert test["after"]["all"]["share"] == {name: served.count(name) / 40 for name in ("small", "large")}
+    assert "Before and after on the test split" in (report.folder / "report.md").read_text()
     bundle, state = Bundle.load(Release.current(root).bundle), State(root)
     assert {c.use_count for c in bundle.certificates.values() if c.policy in ("cascade", "route_only")} == {1}
     taught = pairs_keys(state.learned("r0002"))

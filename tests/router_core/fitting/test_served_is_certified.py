@@ -11,7 +11,8 @@ from router_core import Answer, Cascade, InputError, Router
 from router_core.evaluation import evaluate
 from router_core.fitting import FitSettings, fit
 from router_core.fitting.candidates import Goal, ScoreTable, choose_path
-from router_core.fitting.certify import candidate_of, path_outcome, scope_table
+from router_core.fitting.certify import path_outcome
+from router_core.fitting.frozen import candidate_of, scope_table
 from router_core.fitting.tables import bad_answers
 from router_core.kernels import sweep
 from router_core.policy import CASCADE
