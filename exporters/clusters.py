@@ -183,6 +183,9 @@ class Clusters:
 
         return clusters_html(self)
 
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        printer.text(f"{len(self.clusters)} clusters of {sum(self.seen.values())} failures")
+
 
 def find_clusters(
     failures: Iterable[Failure], options: ClusterOptions | None = None, *, calib: Keys = NO_KEYS, seed: int = 0

@@ -71,6 +71,9 @@ class RoundReport:
     def _repr_html_(self) -> str:
         return round_html(self)
 
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        printer.text(f"Round {self.number}: {self.outcome}; release {self.release} serves")
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
