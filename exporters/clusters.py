@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -163,7 +163,28 @@ class Clusters:
             }
             for one in self.clusters
         ]  # fmt: skip
-        return {"clusters": told, "silhouette": self.silhouette, "failures": self.seen}
+        places = {task: [[*place, int(one)] for place, one in zip(at.tolist(), number, strict=True)]
+                  for task, (at, number) in self.places.items()}  # fmt: skip
+        return {"clusters": told, "silhouette": self.silhouette, "failures": self.seen, "places": places}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Clusters:
+        """Read what `to_json` wrote."""
+        listed = ("keywords", "typical", "query_ids")
+        found = (Cluster(**{**one, **{name: tuple(one[name]) for name in listed}}) for one in data["clusters"])
+        places = {task: np.asarray(rows, np.float64).reshape(-1, 3) for task, rows in data["places"].items()}
+        return cls(
+            tuple(found), dict(data["silhouette"]), dict(data["failures"]),
+            {task: (rows[:, :2], rows[:, 2].astype(np.intp)) for task, rows in places.items()},
+        )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        from exporters.showing import clusters_html
+
+        return clusters_html(self)
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        printer.text(f"{len(self.clusters)} clusters of {sum(self.seen.values())} failures")
 
 
 def find_clusters(

@@ -81,16 +81,10 @@ def test_the_llama_index_llm_page_runs(
 def test_the_llama_index_engine_page_runs(company: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each snippet runs over the tests' index, and the group routes as the page says."""
     pytest.importorskip("sqlalchemy")
-    from company import QUESTIONS, contains
-    from engines import (
-        PRICES,
-        ReadingLLM,
-        ScriptedEngine,
-        ScriptedSelector,
-        company_engines,
-        company_index,
-        local_embedding,
-    )
+    from engines import ScriptedEngine, ScriptedSelector, local_embedding
+
+    from routenlp_integrations.notebook.company import QUESTIONS, contains
+    from routenlp_integrations.notebook.engines import PRICES, ReadingLLM, company_engines, company_index
 
     shutil.copytree(company / "bundle", tmp_path / "bundle")
     monkeypatch.chdir(tmp_path)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from exporters.loop.options import Limits
+from exporters.showing import verdict_html
 from router_core.fitting.incumbent import Comparison
 
 __all__ = ["CHECKS", "Claim", "Measurements", "StudentMeasure", "Verdict", "judge"]
@@ -125,6 +126,9 @@ class Verdict:
 
     promoted: bool
     reasons: Mapping[str, tuple[str, ...]]
+
+    def _repr_html_(self) -> str:
+        return verdict_html(self, dict.fromkeys([*CHECKS, *self.reasons]))
 
 
 Check = Callable[[Measurements, Limits], list[str]]

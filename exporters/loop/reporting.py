@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exporters.clusters import Clusters
 from exporters.loop.files import read_json, write_bytes, write_json
+from exporters.loop.gate import Verdict
 from exporters.loop.journal import Journal
 from exporters.loop.work import Work
+from exporters.showing import round_html
 from router_core.release import Release
 
 __all__ = ["OUTCOMES", "RoundReport", "exhausted", "report_of"]
@@ -54,6 +57,23 @@ class RoundReport:
     def promoted(self) -> bool:
         """Whether a new release serves."""
         return self.outcome == "promoted"
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The gate's; None when there was nothing to judge."""
+        return Verdict(self.promoted, self.reasons) if "gate" in self.told else None
+
+    @property
+    def clusters(self) -> Clusters | None:
+        """What failed, with its map; None when nothing was clustered."""
+        path = None if self.folder is None else Journal(self.folder).path("cluster") / "clusters.json"
+        return None if path is None or not path.exists() else Clusters.from_json(read_json(path))
+
+    def _repr_html_(self) -> str:
+        return round_html(self)
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        printer.text(f"Round {self.number}: {self.outcome}; release {self.release} serves")
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from exporters.loop import LoopOptions
     from router_core.portfolio import Portfolio
     from router_core.records import Records
+    from router_core.route import Route
 
-__all__ = ["demo_loop"]
+__all__ = ["demo_loop", "loop_options", "loop_records", "send_through", "shuffled"]
 
 _TASKS, _TIERS, _MARK = ("intent", "sentiment"), ("student", "panel"), "loop-demo.json"
 _SEED_PAIRS, _ALPHA, _STUDENT_SHARE = 16, 0.15, 0.6
@@ -53,15 +55,15 @@ def demo_loop(data: Path, out: Path, json_file: Path | None) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     began = time.perf_counter()
     portfolio = Portfolio.load(data / "portfolio.json").select(_TIERS)
-    records = _records(read_records(data / "records.jsonl"))
-    options, screen = _options(portfolio), console(quiet=str(json_file) == STDOUT)
+    records = loop_records(read_records(data / "records.jsonl"))
+    options, screen = loop_options(portfolio), console(quiet=str(json_file) == STDOUT)
     told: dict[str, Any] = {"root": str(root), "rounds": []}
     with progress_bar(silent=screen.quiet) as progress:
         start(root, records, options=options, progress=progress)
-        _stream(root, url, records)
+        send_through(root, records, url=url)
         first = run_round(root, ledger=url, records=records, options=options, progress=progress)
-        _stream(root, url, records)
-        last = run_round(root, ledger=url, records=records, options=options, progress=progress, distil=_shuffled)
+        send_through(root, records, url=url)
+        last = run_round(root, ledger=url, records=records, options=options, progress=progress, distil=shuffled)
     screen.print(
         f"before: students taught {_SEED_PAIRS} queries each, certified at joint risk {_ALPHA:g}; then one round on "
         "what they left to the reference",
@@ -78,13 +80,14 @@ def demo_loop(data: Path, out: Path, json_file: Path | None) -> None:
         write_json(json_file, told)
 
 
-def _records(found: Records) -> Records:
-    """The tasks with labels; what the recorded student answered is left to the one that is distilled."""
+def loop_records(found: Records) -> Records:
+    """The demo's tasks with labels; what the recorded student answered is left to the one that is distilled."""
     mine = found.take([i for i, task in enumerate(found.task) if task in _TASKS])
     return mine.for_models(_TIERS)
 
 
-def _options(portfolio: Portfolio) -> LoopOptions:
+def loop_options(portfolio: Portfolio) -> LoopOptions:
+    """Options of the demo's loop, given its two tiers."""
     from exporters.loop import LoopOptions, TaskPlan
     from exporters.students import EncoderOptions
     from router_core.fitting import FitSettings
@@ -102,7 +105,8 @@ def _options(portfolio: Portfolio) -> LoopOptions:
     )
 
 
-def _shuffled(kind: str, pairs: Any, options: Any, **more: Any) -> Any:
+def shuffled(kind: str, pairs: Any, options: Any, **more: Any) -> Any:
+    """Distil from the same pairs with their answers shuffled: a plant that the gate should find; needs torch."""
     import random
     from dataclasses import replace
 
@@ -114,8 +118,20 @@ def _shuffled(kind: str, pairs: Any, options: Any, **more: Any) -> Any:
     return distil(kind, mixed, options, **{**more, "replay": ()})
 
 
-def _stream(root: Path, url: str, records: Records) -> None:
-    """Send the train queries through the release that serves, and log them."""
+def send_through(root: Path, records: Records, *, split: str = "train", url: str | None = None) -> list[Route]:
+    """Send the queries of a split through the release that serves, and log them where a ledger is named.
+
+    Parameters
+    ----------
+    root
+        Of the loop.
+    records
+        From `loop_records`; the reference tier replays what it is recorded with.
+    split
+        Whose queries, in the order of the records.
+    url
+        Of the ledger.
+    """
     from router_core import Answer, Cascade, Router
     from router_core.ledger import Ledger
     from router_core.student_set import StudentSet
@@ -145,11 +161,15 @@ def _stream(root: Path, url: str, records: Records) -> None:
         _TIERS[0]: kept(_TIERS[0], student),
         _TIERS[1]: kept(_TIERS[1], panel),
     }
-    cascade = Cascade(Router.load(root), tiers)
-    with Ledger(url, store_text=True) as ledger:
-        for prompt, task, split in zip(records.prompt, records.task, records.split, strict=True):
-            if split == "train":
+    cascade, routes = Cascade(Router.load(root), tiers), []
+    with nullcontext() if url is None else Ledger(url, store_text=True) as ledger:
+        for prompt, task, its in zip(records.prompt, records.task, records.split, strict=True):
+            if its == split:
                 said.clear()
                 route = cascade.run(prompt, task=task)
-                ledger.append(route, text=prompt, answers=dict(said), reference=_TIERS[1])
-        ledger.flush()
+                routes.append(route)
+                if ledger is not None:
+                    ledger.append(route, text=prompt, answers=dict(said), reference=_TIERS[1])
+        if ledger is not None:
+            ledger.flush()
+    return routes

@@ -10,18 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from company import QUESTIONS, contains
-from engines import (
-    PRICES,
-    ScriptedEngine,
-    ScriptedSelector,
-    company_engines,
-    company_index,
-    local_embedding,
-    tool,
-)
+from engines import ScriptedEngine, ScriptedSelector, local_embedding, tool
 
 from routenlp_integrations.llama_index import RouterQueryEngine, record_engines
+from routenlp_integrations.notebook.company import QUESTIONS, contains
+from routenlp_integrations.notebook.engines import PRICES, company_engines, company_index
 from router_core.cascade import Cascade
 from router_core.certificate import clopper_pearson
 from router_core.errors import InputError, MissingExtraError

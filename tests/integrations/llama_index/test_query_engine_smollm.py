@@ -11,19 +11,13 @@ from typing import Any
 
 import pytest
 from chat_server import loopback_only
-from company import QUESTIONS, contains
-from engines import (
-    ExtractiveEngine,
-    ScriptedSelector,
-    company_index,
-    local_embedding,
-    synthesising,
-    tool,
-)
+from engines import ScriptedSelector, local_embedding, tool
 from llama_index.core.llms import CompletionResponse, CompletionResponseGen, CustomLLM, LLMMetadata
 from llama_index.core.llms.callbacks import llm_completion_callback
 
 from routenlp_integrations.llama_index import AnswerRule, EngineGroup, RouterQueryEngine, record_engines
+from routenlp_integrations.notebook.company import QUESTIONS, contains
+from routenlp_integrations.notebook.engines import ExtractiveEngine, company_index, synthesising
 
 pytestmark = [pytest.mark.slow, pytest.mark.network_loopback]
 

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import product
 from typing import Any
 
-__all__ = ["QUESTIONS", "Question", "contains", "documents"]
+__all__ = ["KINDS", "QUESTIONS", "Question", "contains", "documents"]
+
+KINDS = ("instruments", "offices", "people")
+"""Kinds of documents."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question, the words an answer must contain, and the document that holds them."""
+    """One question, the words an answer must contain, the document that holds them, and the kind of document."""
 
     text: str
     gold: str
     document: str
     fact: str
+    kind: str
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the fact, in both wordings, is kept for the end: a fixed third of them."""
+        return int(sha256(self.fact.encode()).hexdigest(), 16) % 3 == 0
 
 
 _PRODUCTS = (
@@ -130,10 +140,12 @@ _KINDS = (
 )
 
 
-def documents() -> dict[str, str]:
-    """The documents by title."""
+def documents(*kinds: str) -> dict[str, str]:
+    """The documents of these kinds, or of all, by title."""
     found = {}
-    for fields, rows, texts, _ in _KINDS:
+    for kind, (fields, rows, texts, _) in zip(KINDS, _KINDS, strict=True):
+        if kinds and kind not in kinds:
+            continue
         for number, row in enumerate(rows):
             found[str(row[0]) if len(texts) > 1 else f"{row[0]} ({fields.split()[0]})"] = texts[
                 number % len(texts)
@@ -144,11 +156,11 @@ def documents() -> dict[str, str]:
 def _questions() -> list[Question]:
     found = []
     titles = iter(documents())
-    for fields, rows, _, asked in _KINDS:
+    for kind, (fields, rows, _, asked) in zip(KINDS, _KINDS, strict=True):
         for row in rows:
             title, values = next(titles), _values(fields, row)
             for (fact, wordings), which in product(asked.items(), (0, 1)):
-                found.append(Question(wordings[which].format(**values), values[fact], title, f"{title}: {fact}"))
+                found.append(Question(wordings[which].format(**values), values[fact], title, f"{title}: {fact}", kind))
     return found
 
 
