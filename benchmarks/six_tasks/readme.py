@@ -99,7 +99,7 @@ def _gate(results: Results) -> str:
         if one := told["round"]:
             low, high = one["difference"]
             why = "; ".join(f"{check}: {said}" for check, all_said in one["reasons"].items() for said in all_said)
-            taught = ", ".join(f"{count} {task}" for task, count in one.get("taught", one["picked"]).items())
+            taught = ", ".join(f"{count} {task}" for task, count in one["taught"].items())
             rows.append((
                 name, told["outcome"], taught, f"{one['fold_cost'][0]:.3f} -> {one['fold_cost'][1]:.3f}",
                 f"{low:+.3f} to {high:+.3f}", f"{one['cpu_s']:.0f}", why or "-",
