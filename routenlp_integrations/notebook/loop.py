@@ -159,7 +159,8 @@ def _draw_shares(axes: Any, sides: Sequence[tuple[str, Sequence[Route]]], tiers:
 
 
 def _draw_rounds(axes: Any, rounds: Mapping[str, Mapping[str, Any]]) -> str:
-    rows, told = [], []
+    rows: list[str] = []
+    told: list[str] = []
     for name, comparison in rounds.items():
         scopes = {"all": comparison["overall"], **comparison["tasks"]}
         for scope, one in scopes.items():
