@@ -69,7 +69,7 @@ $(STAMPS)/demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/notebook: pyproject.toml constraints.txt requirements-notebook.txt | $(VENV)/bin/python
-	$(BIN)/python $(PIP) -e '.[langchain,fit]' -r requirements-notebook.txt
+	$(BIN)/python $(PIP) -e '.[langchain,llama-index,fit,ledger]' -r requirements-notebook.txt
 	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/demo
 
 $(STAMPS)/test: pyproject.toml constraints.txt requirements-test.txt | $(VENV)/bin/python

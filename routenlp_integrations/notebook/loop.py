@@ -142,9 +142,9 @@ def _draw_shares(axes: Any, sides: Sequence[tuple[str, Sequence[Route]]], tiers:
             share = sum(route.tier == tier for route in routes) / len(routes)
             colour = INK if number == len(tiers) - 1 else PALETTE[number % len(PALETTE)]
             axes.barh(row, 100 * share, left=start, height=0.5, color=colour)
-            if share >= 0.08:
-                where = start + 50 * share
-                axes.text(where, row, f"{tier} {100 * share:.0f} %", ha="center", va="center", color="white")
+            if share >= 0.1:
+                where, said = start + 50 * share, f"{tier}\n{100 * share:.0f} %"
+                axes.text(where, row, said, ha="center", va="center", color="white", fontsize=8)
             start += 100 * share
             told.append(f"{name} by {tier} {100 * share:.0f} %")
         paid = usd(sum(route.cost_usd for route in routes)) or ""
@@ -159,7 +159,8 @@ def _draw_shares(axes: Any, sides: Sequence[tuple[str, Sequence[Route]]], tiers:
 
 
 def _draw_rounds(axes: Any, rounds: Mapping[str, Mapping[str, Any]]) -> str:
-    rows, told = [], []
+    rows: list[str] = []
+    told: list[str] = []
     for name, comparison in rounds.items():
         scopes = {"all": comparison["overall"], **comparison["tasks"]}
         for scope, one in scopes.items():

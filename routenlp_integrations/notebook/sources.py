@@ -81,7 +81,7 @@ def picture_sources(ways: Mapping[str, Sequence[tuple[float, float]]], asked: Se
     if not asked or not all(ways.values()):
         raise InputError("there are no questions to draw; ask some first.")
     with styled():
-        figure = new_figure(8.6, 3.4)
+        figure = new_figure(9.0, 3.6)
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
         told = _draw_ways(left, ways)
         count = Counter((one.kind, one.way) for one in asked)
@@ -94,7 +94,7 @@ def picture_sources(ways: Mapping[str, Sequence[tuple[float, float]]], asked: Se
             right.barh(row, good, height=0.6, color=colour)
             right.barh(row, len(mine) - good, left=good, height=0.6, facecolor="none", edgecolor=colour)
             right.text(len(mine), row, f" {len(mine)}", va="center")
-        right.set_yticks(range(len(went)), [f"{kind}:\n{way}" for kind, way in went])
+        right.set_yticks(range(len(went)), [f"{kind}: {way}" for kind, way in went], fontsize=8)
         right.set_ylim(len(went) - 0.4, -0.6)
         right.set_xlabel("questions (filled: answered right)")
         right.set_title(f"where {len(asked)} questions went")
