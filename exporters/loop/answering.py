@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from router_core.errors import InputError
-from router_core.grades import Grading, grade, grader
+from router_core.grades import Grade, grade, grader
 from router_core.portfolio import Tier
 from router_core.records import Records
 from router_core.student import Student
@@ -92,14 +93,11 @@ def answer_batch(batch: Sequence[Asked], students: Mapping[str, Student], progre
     return [found[at] for at in range(len(batch))]
 
 
-def with_answers(
-    records: Records,
-    tier: Tier,
-    given: Iterable[Given],
-    grades: Grading,
-    corrections: Mapping[str, str] | None = None,
-) -> Records:
-    """Put a tier's answers in the place of the recorded ones.
+def with_answers(records: Records, tier: Tier, given: Iterable[Given], grades: Mapping[str, str | Grade]) -> Records:
+    """Put a tier's answers in the place of the recorded ones, and grade every tier of these tasks on one scale.
+
+    The scale is agreement with the reference tier: its own answer counts as right and scores 1, whatever it is
+    recorded with, and recorded answers of other tiers are graded anew against it.
 
     Parameters
     ----------
@@ -108,12 +106,9 @@ def with_answers(
     tier
         Whose answers they are, with its prices.
     given
-        Answers; queries without one keep what is recorded.
+        Answers; queries without one keep the recorded one.
     grades
-        Of an answer against the right one, by task.
-    corrections
-        Right answers by query id; elsewhere the reference tier's counts as right, which scores what it is recorded
-        with.
+        Of an answer against the right one, by task; other tasks keep what they are recorded with.
 
     Returns
     -------
@@ -123,33 +118,50 @@ def with_answers(
     Raises
     ------
     InputError
-        When the tier is not a column, or the reference tier's answer to a query is not recorded.
+        When the tier is not a column, an answer is to a task without a grade, or a quality is recorded of an answer
+        that is not, so that it cannot be graded.
     """
-    column, of, right = records.models.index(tier.name), grader(grades), corrections or {}
+    column, of = records.models.index(tier.name), grader(grades)
     place = {query: i for i, query in enumerate(records.query_id)}
-    quality, cost = records.quality.copy(), records.cost.copy()
-    tokens = records.prompt_tokens.copy(), records.completion_tokens.copy()
+    told = {place[one.query_id]: one for one in given}
+    cost, tokens = records.cost.copy(), (records.prompt_tokens.copy(), records.completion_tokens.copy())
     response = [list(row) for row in records.response]
-    told = list(given)
-    names = sorted({*records.signals, *(name for one in told for name in one.signals)})
-    empty = np.full(quality.shape, np.nan)
+    names = sorted({*records.signals, *(name for one in told.values() for name in one.signals)})
+    empty = np.full(cost.shape, np.nan)
     signals = {name: records.signals.get(name, empty).copy() for name in names}
-    for one in told:
-        i = place[one.query_id]
-        reference = response[i][-1]
-        if reference is None and one.query_id not in right:
-            raise InputError(
-                f"{records.source}: query {one.query_id!r} has no recorded answer of {records.models[-1]!r}, against "
-                "which students are graded; records for the loop need its responses"
-            )
-        gold = right.get(one.query_id, reference or "")
-        quality[i, column] = grade(of(records.task[i]), one.text, gold)
+    scored = records.quality.copy()
+    for i, one in told.items():
+        scored[i, column] = 0.0
         cost[i, column] = tier.price(one.prompt_tokens, one.completion_tokens)
         tokens[0][i, column], tokens[1][i, column] = one.prompt_tokens, one.completion_tokens
         response[i][column] = one.text
         for name, values in signals.items():
             values[i, column] = one.signals.get(name, np.nan)
+    quality = scored.copy()
+    for i, task in enumerate(records.task):
+        if task in grades or i in told:
+            row = _graded(records, i, response[i], np.isfinite(scored[i]), of(task))
+            quality[i] = np.where(np.isfinite(scored[i]), row, np.nan)
     return replace(
         records, quality=quality, cost=cost, response=response, prompt_tokens=tokens[0], completion_tokens=tokens[1],
         signals=signals,
     )  # fmt: skip
+
+
+def _graded(
+    records: Records, i: int, response: Sequence[str | None], there: NDArray[np.bool_], function: Grade
+) -> list[float]:
+    """Agreement of each tier's answer with the reference tier's; of one that is not there anything."""
+    reference, found = response[-1], [1.0] * len(response)
+    for k in np.flatnonzero(there).tolist():
+        text = response[k]
+        if reference is None or text is None:
+            missing = records.models[-1 if reference is None else k]
+            raise InputError(
+                f"{records.source}: query {records.query_id[i]!r} has no recorded answer of {missing!r}; students are "
+                "graded against the reference tier's answer, and every tier must be on the same scale, so records for "
+                "the loop need the responses of all their tiers"
+            )
+        if k < len(response) - 1:
+            found[k] = grade(function, text, reference)
+    return found

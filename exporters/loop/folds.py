@@ -20,6 +20,7 @@ from exporters.loop.files import read_json, write_json
 from router_core.errors import InputError
 from router_core.groups import unit_interval
 from router_core.keys import hash_keys, ids_sha256
+from router_core.ledger.rows import conversation_group
 from router_core.records import Records
 from router_core.splits import Prepared
 
@@ -136,8 +137,13 @@ class Folds:
 
 
 def calib_keys(records: Records, rows: Iterable[int]) -> Keys:
-    """All keys of calibration items, hashed, that nothing may learn from."""
-    return hash_keys(key for i in rows for key in item_keys(records.query_id[i], records.group[i], records.prompt[i]))
+    """All keys of calibration items, hashed, that nothing may learn from; of a group the ledger's name for it too."""
+    return hash_keys(
+        key
+        for i in rows
+        for group in (records.group[i], conversation_group(records.group[i]))
+        for key in item_keys(records.query_id[i], group, records.prompt[i])
+    )
 
 
 def router_rows(prepared: Prepared, share: float, taught: Keys) -> list[int]:

@@ -82,6 +82,8 @@ class Measurements:
         Parts whose hashes do not verify, or checkpoints that the bundle does not name.
     leaked
         Keys that calibration items share with what students were taught or the router learned.
+    near
+        Near-duplicates of calibration items, of whatever fold, among what students were taught.
     """
 
     candidate: str
@@ -95,6 +97,7 @@ class Measurements:
     router_ms: float
     broken: tuple[str, ...] = ()
     leaked: int = 0
+    near: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -152,9 +155,12 @@ def judge(measured: Measurements, limits: Limits, checks: Mapping[str, Check] | 
 
 
 def _leak(measured: Measurements, _: Limits) -> list[str]:
-    if not measured.leaked:
-        return []
-    return [f"{measured.leaked} keys of calibration queries were learned from; nothing certified on them holds"]
+    counts = {"keys": measured.leaked, "near-duplicates": measured.near}
+    return [
+        f"{count} {what} of calibration queries were learned from; nothing certified on them holds"
+        for what, count in counts.items()
+        if count
+    ]
 
 
 def _hashes(measured: Measurements, _: Limits) -> list[str]:

@@ -10,16 +10,17 @@ import hashlib
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from exporters.fence import Keys, item_keys
+from exporters.fence import NO_KEYS, Keys, item_keys
 from exporters.loop.folds import is_student_part
+from exporters.loop.near import near_records
 from router_core.errors import InputError
 from router_core.grades import Grading, grade, grader
-from router_core.groups import hash_key, merge_near_duplicates
+from router_core.groups import hash_key
 from router_core.keys import hash_keys
 from router_core.ledger.reader import LedgerReader, LoggedAttempt, LoggedRoute, Moment
 from router_core.ledger.rows import key_of
@@ -48,6 +49,8 @@ class Found:
         What answering the query cost, US dollars.
     gap
         Quality of the reference tier's answer less that of the student tier's.
+    row
+        Of the records; None where it is none of them.
     """
 
     query_id: str
@@ -58,6 +61,7 @@ class Found:
     answer_usd: float
     route_usd: float
     gap: float = 1.0
+    row: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +78,19 @@ class Fence:
         Hashed keys of what the current students learned from.
     student_share
         Of the student part.
+    test
+        Hashed keys of every test query.
+    groups
+        Groups of the records as `prepared` names them, by their own name and by that of the ledger, which keeps the
+        hash of a conversation.
     """
 
     prepared: Prepared
     calib: Keys
     taught: Keys
     student_share: float
+    test: Keys = field(default_factory=lambda: NO_KEYS)
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def why_not(self, query_id: str, group: str, prompt: str, row: int | None) -> str:
         """Why a query may not be taught; empty where it may."""
@@ -88,6 +99,8 @@ class Fence:
             return "calibration queries"
         if row is not None and self.prepared.records.split[row] not in _LEARNED:
             return f"{self.prepared.records.split[row]} queries"
+        if np.isin(keys, self.test).any():
+            return "test queries"
         if np.isin(keys, self.taught).any():
             return "taught before"
         return "" if is_student_part(group, self.student_share) else "of the router's part"
@@ -142,8 +155,7 @@ def harvest_failures(
         When the ledger cannot be read, or neither it nor the records hold the texts of what it logged.
     """
     records, known = fence.prepared.records, set(tasks)
-    by_key = {key_of(prompt): i for i, prompt in enumerate(records.prompt)}
-    by_id = {query: i for i, query in enumerate(records.query_id)}
+    rows = _Rows(records)
     heaps: dict[str, list[tuple[int, int, Found]]] = defaultdict(list)
     routes = LedgerReader(ledger).routes(since, until, learnable=not everything, served_by=dearer)
     kept = 0
@@ -155,11 +167,11 @@ def harvest_failures(
         if not everything and route.tier not in dearer and not _bad(route, tolerance):
             left_out["audited and not bad"] += 1
             continue
-        row = by_id.get(route.id, by_key.get(route.key or ""))
+        row = rows.of(route, task)
         if row is None and not (route.text or "").strip():
             left_out["without their text"] += 1
             continue
-        one = _found(route, task, records, row, recorded=recorded)
+        one = _found(route, task, fence, rows, row, recorded=recorded)
         if why := fence.why_not(one.query_id, one.group, one.prompt, row):
             left_out[why] += 1
             continue
@@ -176,7 +188,7 @@ def harvest_failures(
             "store_text=True, or give the records whose queries were logged"
         )
     found = [one for _, heap in sorted(heaps.items()) for _, _, one in sorted(heap, key=lambda item: item[1])]
-    return _without_near_duplicates(found, fence, by_id, left_out)
+    return _without_near_duplicates(found, fence, left_out)
 
 
 def gaps(
@@ -187,11 +199,11 @@ def gaps(
     The current student answers anew; a tier without one is judged by its recorded answer. Where no right answer is
     known the gap is what the student doubts, 1 less its own confidence; where nothing is known it is 1.
     """
-    of, place = grader(grades), {query: i for i, query in enumerate(records.query_id)}
+    of = grader(grades)
     told = []
     for one in found:
-        student, row = students.get(one.task), place.get(one.query_id)
-        said: str | None = None if row is None else records.response[row][column]
+        student = students.get(one.task)
+        said: str | None = None if one.row is None else records.response[one.row][column]
         gap = 1.0
         if student is not None:
             answer = student.answer(one.prompt)
@@ -202,7 +214,30 @@ def gaps(
     return told
 
 
-def _found(route: LoggedRoute, task: str, records: Records, row: int | None, *, recorded: bool) -> Found:
+class _Rows:
+    """Which row of the records a route is of: the one with its text in its task."""
+
+    def __init__(self, records: Records) -> None:
+        self._tasks, self._keys = records.task, [key_of(prompt) for prompt in records.prompt]
+        self._by_id = {query: i for i, query in enumerate(records.query_id)}
+        self._by_key = {(task, key): i for i, (task, key) in enumerate(zip(self._tasks, self._keys, strict=True))}
+
+    def of(self, route: LoggedRoute, task: str) -> int | None:
+        """The row; an id counts only where task and text agree with it, or the text was never known."""
+        row = self._by_id.get(route.id)
+        if row is not None and self._tasks[row] == task and route.key in (None, self._keys[row]):
+            return row
+        return self._by_key.get((task, route.key or ""))
+
+    def own_id(self, route: str) -> str:
+        """Id of a route that is none of the records: no other row's."""
+        while route in self._by_id:
+            route = f"route {route}"
+        return route
+
+
+def _found(route: LoggedRoute, task: str, fence: Fence, rows: _Rows, row: int | None, *, recorded: bool) -> Found:
+    records = fence.prepared.records
     told = [item.text for item in route.feedback if item.kind in ("label", "correction") and item.text]
     reference = _reference(route)
     if told:
@@ -215,10 +250,11 @@ def _found(route: LoggedRoute, task: str, records: Records, row: int | None, *, 
         answer, usd = None, 0.0
     cost = float(route.cost_usd or 0.0)
     if row is not None:
-        return Found(records.query_id[row], task, records.prompt[row], records.group[row], answer, usd, cost)
+        query, text, group = records.query_id[row], records.prompt[row], records.group[row]
+        return Found(query, task, text, group, answer, usd, cost, row=row)
     text = route.text or ""
     group = f"conversation {route.conversation}" if route.conversation else hash_key(text)
-    return Found(route.id, task, text, group, answer, usd, cost)
+    return Found(rows.own_id(route.id), task, text, fence.groups.get(group, group), answer, usd, cost)
 
 
 def _reference(route: LoggedRoute) -> LoggedAttempt | None:
@@ -236,30 +272,22 @@ def _bad(route: LoggedRoute, tolerance: float) -> bool:
     return bool(right) and bool(served) and served[-1] is not None and served[-1] != right[-1]
 
 
-def _without_near_duplicates(
-    found: list[Found], fence: Fence, by_id: Mapping[str, int], left_out: Counter[str]
-) -> list[Found]:
+def _without_near_duplicates(found: list[Found], fence: Fence, left_out: Counter[str]) -> list[Found]:
     """Leave out logged queries that are near-duplicates of records that may not be taught."""
-    strangers = [one for one in found if one.query_id not in by_id]
+    strangers = [one for one in found if one.row is None]
     if not strangers:
         return found
     records = fence.prepared.records
-    learned = np.array([split in _LEARNED for split in records.split] + [True] * len(strangers))
-    names = merge_near_duplicates(
-        [*records.prompt, *(one.prompt for one in strangers)],
-        [*records.group, *(one.group for one in strangers)],
-        [*records.task, *(one.task for one in strangers)],
-        learned,
-    )
-    barred = {
-        name
-        for name, split, group in zip(names, records.split, records.group, strict=False)
+    barred = [
+        i
+        for i, (split, group) in enumerate(zip(records.split, records.group, strict=True))
         if split not in _LEARNED or not is_student_part(group, fence.student_share)
-    }
-    gone = {one.query_id for one, name in zip(strangers, names[len(records) :], strict=True) if name in barred}
+    ]
+    near = near_records(fence.prepared, [(one.task, one.group, one.prompt) for one in strangers], barred)
+    gone = {id(one) for one, held in zip(strangers, near, strict=True) if held}
     if gone:
         left_out["near-duplicates of calibration, test or the router's queries"] += len(gone)
-    return [one for one in found if one.query_id not in gone]
+    return [one for one in found if id(one) not in gone]
 
 
 def to_row(one: Found) -> dict[str, Any]:

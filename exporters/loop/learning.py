@@ -59,7 +59,9 @@ class Learning:
         options, work = self.options, self.work
 
         def step(folder: Path) -> dict[str, Any]:
-            fence = Fence(work.prepared, work.calib, pairs_keys(self.before), options.student_share)
+            fence = Fence(
+                work.prepared, work.calib, pairs_keys(self.before), options.student_share, work.test, work.groups
+            )  # fmt: skip
             found = harvest_failures(
                 ledger, fence, tasks=options.plans, since=self.journal.begun["since"],
                 until=self.journal.begun["until"], everything=options.select == "traffic",

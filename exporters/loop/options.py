@@ -12,7 +12,7 @@ from exporters.clusters import ClusterOptions
 from exporters.students.options import ENCODER_KINDS, EncoderOptions, GenerativeOptions
 from router_core.errors import InputError
 from router_core.fitting.fit_bundle import FitSettings
-from router_core.grades import Grade, Grading
+from router_core.grades import Grade
 from router_core.portfolio import Portfolio
 
 __all__ = ["SELECTIONS", "Limits", "LoopOptions", "Selection", "TaskPlan"]
@@ -35,8 +35,9 @@ class TaskPlan:
     options
         Of the trainer; its defaults when None.
     grade
-        Of an answer against the right one: a metric's name or a function (`router_core.grades`). The right answer is
-        the correction in the feedback where there is one, else the reference tier's answer.
+        Of an answer against the right one: a metric's name or a function (`router_core.grades`). Certificates and the
+        gate take the reference tier's answer as right, whose quality is therefore 1 (`answering.with_answers`);
+        corrections in the feedback are what students are taught and what failures are found by.
     seed_pairs
         Where the first release is given no student of the task: how many student-part queries of the records, with the
         reference tier's recorded answers, make one. 0 leaves the tier's recorded answers until a round has taught one.
@@ -148,7 +149,7 @@ class LoopOptions:
             raise InputError("per_task, most, least and concurrency must be at least 1, budget_usd not negative")
 
     @property
-    def grades(self) -> Grading:
+    def grades(self) -> dict[str, str | Grade]:
         """Grades by task, as `router_core.grades.grader` takes them."""
         return {task: plan.grade for task, plan in self.plans.items()}
 

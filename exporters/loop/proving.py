@@ -22,6 +22,7 @@ from exporters.loop.measuring import (
     router_ms,
     student_measure,
 )
+from exporters.loop.near import near_calib
 from exporters.loop.routing import check_untaught, priced_as, router_sheet
 from exporters.loop.state import pairs_keys, write_pairs
 from exporters.loop.work import Work, read_answers, write_answers
@@ -173,6 +174,7 @@ class Proving:
             router_ms=router_ms(bundle, prompts, self.sheet.task[0]),
             broken=broken_parts(place / "bundle", self.new, self.options.tier),
             leaked=len(np.intersect1d(learned, calib)),
+            near=len(near_calib(self.work.prepared, self.learned)),
         )
 
     def gate(self) -> Verdict:

@@ -10,6 +10,7 @@ from exporters.fence import refuse_calib
 from exporters.loop.files import write_json
 from exporters.loop.folds import Folds, is_student_part
 from exporters.loop.journal import Journal, locked
+from exporters.loop.near import near_calib
 from exporters.loop.options import LoopOptions
 from exporters.loop.routing import check_untaught, priced_as, router_sheet
 from exporters.loop.state import pairs_keys, read_pairs_of, write_pairs
@@ -136,6 +137,12 @@ def _students(
             if task in given:
                 mine, made = list(pairs.get(task, ())), given[task]
                 refuse_calib("training pairs", (key for pair in mine for key in pair.keys), work.calib)
+                if near := near_calib(work.prepared, {task: mine}):
+                    raise InputError(
+                        f"{len(near)} pairs of {task}, the first {near[0]!r}, are near-duplicates of calibration "
+                        "queries, which certify only what nothing was fitted on; drop these pairs, and give no "
+                        "student that learned from them"
+                    )
             else:
                 mine = _seed(work, task, work.options.plans[task].seed_pairs)
                 made = work.distil(task, mine, replay=(), parent=None, lineage={"round": 0})

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from exporters.fence import Keys, refuse_calib
 from exporters.loop.answering import Given, answer_batch, asked_of, with_answers
 from exporters.loop.files import read_lines, write_lines
@@ -22,6 +24,7 @@ from router_core.encoder import EncoderTrainer
 from router_core.errors import InputError
 from router_core.fitting.tables import Progress
 from router_core.groups import hash_key
+from router_core.ledger.rows import conversation_group
 from router_core.records import Records
 from router_core.release import is_name
 from router_core.splits import Prepared, prepare
@@ -86,8 +89,33 @@ class Work:
 
     @cached_property
     def calib(self) -> Keys:
-        """Keys of every calibration query of every fold, and of those whose group straddles into calib."""
-        return calib_keys(self.prepared.records, self.prepared.calib_all.tolist())
+        """Keys of every calibration query of every fold, and of rows that were taken out as their group straddles."""
+        settled, given = self.prepared.records, self.given
+        kept = set(settled.query_id)
+        out = calib_keys(given, [i for i, query in enumerate(given.query_id) if query not in kept])
+        learned = calib_keys(settled, [i for i, split in enumerate(settled.split) if split in ("train", "tune")])
+        return np.union1d(self._keys(self.prepared.calib_all.tolist()), np.setdiff1d(out, learned))
+
+    @cached_property
+    def test(self) -> Keys:
+        """Keys of every test query."""
+        return self._keys(self.prepared.test.tolist())
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """What the records' groups are called once near-duplicates are merged, by their own and the ledger's name."""
+        settled = dict(zip(self.prepared.records.query_id, self.prepared.records.group, strict=True))
+        found = {}
+        for query, group in zip(self.given.query_id, self.given.group, strict=True):
+            if group and query in settled:
+                found[group] = found[conversation_group(group)] = settled[query]
+        return found
+
+    def _keys(self, rows: Sequence[int]) -> Keys:
+        """Keys of rows of the prepared records, by the names that their groups have there and were given with."""
+        settled, place = self.prepared.records, {query: i for i, query in enumerate(self.given.query_id)}
+        named = calib_keys(self.given, [place[settled.query_id[i]] for i in rows])
+        return np.union1d(calib_keys(settled, rows), named)
 
     @cached_property
     def folds(self) -> Folds:

@@ -98,6 +98,14 @@ def key_of(text: str) -> str:
     return _digest(hash_key(text))
 
 
+def conversation_group(conversation: str) -> str:
+    """Group that queries of a conversation have once they are read from a ledger, which keeps the hash of its id.
+
+    Nothing for no conversation.
+    """
+    return f"conversation {_digest(conversation)}" if conversation else ""
+
+
 def rows_of(entries: list[RouteEntry | FeedbackEntry | AuditEntry]) -> Rows:
     """The rows that store these entries."""
     rows: Rows = {"routes": [], "attempts": [], "feedback": [], "graded": []}

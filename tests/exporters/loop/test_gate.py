@@ -45,6 +45,7 @@ useless = Comparison(
 )
 FAULTS = {
     "calibration ids leaked": ("leak", fine(leaked=3)),
+    "near-duplicates of calibration taught": ("leak", fine(near=2)),
     "corrupted checkpoint": ("hashes", fine(broken=("checkpoint t1 was changed",))),
     "certificate of another candidate": ("certificate", fine(certified_candidate="c0")),
     "certificate of another fold": ("certificate", fine(claims=(Claim("mood", "cascade", True, True, "f0", 1),))),
