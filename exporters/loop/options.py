@@ -57,9 +57,9 @@ class TaskPlan:
             raise InputError(f"a plan is of the kind {self.kind!r}; use {', '.join(_KINDS)}")
         # Named now, a metric that does not exist is found before anything is written.
         grader(self.grade)
-        check_number("seed_pairs", self.seed_pairs, "not be negative", lambda x: x >= 0, whole=True)
+        check_number("seed_pairs", self.seed_pairs, "not negative", lambda x: x >= 0, whole=True)
         if self.quality_loss is not None:
-            check_number("quality_loss", self.quality_loss, "lie in [0, 1)", lambda x: 0 <= x < 1)
+            check_number("quality_loss", self.quality_loss, "in [0, 1)", lambda x: 0 <= x < 1)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("student_mb", "student_ms", "router_ms"):
-            check_number(name, getattr(self, name), "be above 0", lambda x: x > 0)
+            check_number(name, getattr(self, name), "above 0", lambda x: x > 0)
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,12 @@ class LoopOptions:
             raise InputError("no task has a plan; give at least one task its kind of student")
         if self.select not in SELECTIONS:
             raise InputError(f"select is {self.select!r}; use {', '.join(SELECTIONS)}")
-        check_number("folds", self.folds, "be at least 2 (the start and one round)", lambda x: x >= 2, whole=True)
-        check_number("student_share", self.student_share, "lie between 0 and 1", lambda x: 0 < x < 1)
+        check_number("folds", self.folds, "at least 2 (the start and one round)", lambda x: x >= 2, whole=True)
+        check_number("student_share", self.student_share, "between 0 and 1", lambda x: 0 < x < 1)
         for name in ("per_task", "most", "least", "concurrency"):
-            check_number(name, getattr(self, name), "be at least 1", lambda x: x >= 1, whole=True)
-        check_number("budget_usd", self.budget_usd, "not be negative", lambda x: x >= 0)
-        check_number("seed", self.seed, "not be negative", lambda x: x >= 0, whole=True)
+            check_number(name, getattr(self, name), "at least 1", lambda x: x >= 1, whole=True)
+        check_number("budget_usd", self.budget_usd, "not negative", lambda x: x >= 0)
+        check_number("seed", self.seed, "not negative", lambda x: x >= 0, whole=True)
 
     @property
     def grades(self) -> Grading:
@@ -208,7 +208,7 @@ def check_number(name: str, value: Any, must: str, holds: Callable[[float], bool
     """
     fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     if not (fits and math.isfinite(value) and holds(value)):
-        raise InputError(f"{name} is {value!r}; it must be a {'whole ' if whole else ''}number and {must}")
+        raise InputError(f"{name} is {value!r}; it must be a {'whole ' if whole else ''}number, {must}")
 
 
 def _plan(plan: TaskPlan) -> dict[str, Any]:

@@ -144,7 +144,7 @@ BAD_PLANS = {
     "unknown key of a task": (PLAN + "grades = 1\n", "[tasks.tone]: unknown key 'grades'"),
     "unknown kind": (PLAN.replace('"classifier"', '"oracle"'), "kind 'oracle'"),
     "reference learns": (PLAN.replace('tier = "small"', 'tier = "large"'), "is the reference tier"),
-    "one fold": (PLAN.replace("folds = 3", "folds = 1"), "folds must be at least 2"),
+    "one fold": (PLAN.replace("folds = 3", "folds = 1"), "folds is 1; it must be a whole number, at least 2"),
     "folds of another type": (PLAN.replace("folds = 3", 'folds = "3"'), "folds is '3'; it must be a whole number"),
     "folds as a word": (PLAN.replace("folds = 3", 'folds = "four"'), "folds is 'four'"),
     "seed pairs as a word": (PLAN + 'seed_pairs = "x"\n', "seed_pairs is 'x'"),
