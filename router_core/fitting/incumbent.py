@@ -2,8 +2,8 @@
 
 `certify()` measures both on the same rows and hands out these figures, never the rows. The incumbent keeps its own
 certificate and is only measured, so the fold certifies one candidate: P(promoted and bad) <= P(certified and bad) <=
-delta for each stored certificate (METHOD.md 2.6). Intervals of cost are percentile bootstraps over the rows, one of each
-group; the limit of lost quality is exact (`router_core.fitting.mean_limit`).
+delta for each stored certificate (METHOD.md 2.6). Intervals of cost are percentile bootstraps over the rows, one of
+each group; the limit of lost quality is exact (`router_core.fitting.mean_limit`).
 """
 
 from __future__ import annotations
