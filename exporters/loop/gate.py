@@ -14,7 +14,36 @@ from exporters.loop.options import Limits
 from exporters.showing import verdict_html
 from router_core.fitting.incumbent import Comparison
 
-__all__ = ["CHECKS", "Claim", "Measurements", "StudentMeasure", "Verdict", "judge"]
+__all__ = ["CHECKS", "Claim", "Measurements", "StudentMeasure", "Terms", "Verdict", "judge"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a certificate claims, if it is certified.
+
+    Attributes
+    ----------
+    risk
+        Kind of risk.
+    alpha, delta
+        Risk, and the probability that the claim is false; delta is None for a claim in expectation.
+    tolerance
+        How far below the reference tier's quality an answer may lie without being bad.
+    """
+
+    risk: str
+    alpha: float
+    delta: float | None
+    tolerance: float
+
+    def weaker(self, held: Terms) -> list[str]:
+        """In what this claims less than another."""
+        if self.risk != held.risk:
+            return [f"risk {self.risk} instead of {held.risk}"]
+        pairs = {name: (getattr(self, name), getattr(held, name)) for name in ("alpha", "delta", "tolerance")}
+        return [
+            f"{name} {new:g} instead of {old:g}" for name, (new, old) in pairs.items() if old is not None and new > old
+        ]
 
 
 @dataclass(frozen=True)
@@ -31,6 +60,8 @@ class Claim:
         Of the items it was made on.
     use_count
         How many times these were used, this one included.
+    terms, held
+        What it claims, and what that of the release that serves claims; None where there is none.
     """
 
     scope: str
@@ -39,6 +70,14 @@ class Claim:
     was_certified: bool
     calib_sha256: str
     use_count: int
+    terms: Terms | None = None
+    held: Terms | None = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Claim:
+        """Read what `dataclasses.asdict` gave."""
+        terms, held = (None if (one := data.get(key)) is None else Terms(**one) for key in ("terms", "held"))
+        return cls(**{**data, "terms": terms, "held": held})
 
 
 @dataclass(frozen=True)
@@ -108,7 +147,7 @@ class Measurements:
         """Read what `to_json` wrote."""
         return cls(**{
             **data,
-            "claims": tuple(Claim(**one) for one in data["claims"]),
+            "claims": tuple(Claim.from_json(one) for one in data["claims"]),
             "comparison": Comparison.from_json(data["comparison"]),
             "students": {task: StudentMeasure(**one) for task, one in data["students"].items()},
             "broken": tuple(data["broken"]),
@@ -196,7 +235,11 @@ def _cost(measured: Measurements, _: Limits) -> list[str]:
 
 def _lost(measured: Measurements, _: Limits) -> list[str]:
     gone = [one for one in measured.claims if one.was_certified and not one.certified]
-    return [f"{one.scope} ({one.policy}) would lose its certificate" for one in gone]
+    said = [f"{one.scope} ({one.policy}) would lose its certificate" for one in gone]
+    for one in measured.claims:
+        if one.terms and one.held and (weaker := one.terms.weaker(one.held)):
+            said.append(f"{one.scope} ({one.policy}) would be certified for less: {', '.join(weaker)}")
+    return said
 
 
 def _dearer(measured: Measurements, _: Limits) -> list[str]:

@@ -59,6 +59,12 @@ class Journal:
         """Whether a step is complete."""
         return step in self.steps
 
+    @property
+    def promoted(self) -> str | None:
+        """Id of the release that the round made current; None when it made none."""
+        found: str | None = self.steps["promote"]["told"]["release"] if self.done("promote") else None
+        return found
+
     def discard(self) -> None:
         """Remove the round, unless a step is done."""
         if not self.steps:

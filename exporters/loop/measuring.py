@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters.loop.gate import Claim, StudentMeasure
+from exporters.loop.gate import Claim, StudentMeasure, Terms
 from router_core.arrays import load_json
 from router_core.bundle import Bundle
 from router_core.checkpoint import Checkpoint
@@ -67,11 +67,13 @@ def broken_parts(bundle: Path, checkpoints: Mapping[str, Path], tier: str) -> tu
 
 def claims_of(bundle: Bundle, before: Bundle) -> tuple[Claim, ...]:
     """Certificates of a bundle beside those of the one that serves."""
+    now, then = candidate_of(bundle).tolerance, candidate_of(before).tolerance
     return tuple(
         Claim(
             scope, policy, shown.certified,
             (held := before.certificates.get((scope, policy))) is not None and held.certified,
-            shown.calib_sha256, shown.use_count,
+            shown.calib_sha256, shown.use_count, Terms(shown.risk, shown.alpha, shown.delta, now),
+            None if held is None else Terms(held.risk, held.alpha, held.delta, then),
         )
         for (scope, policy), shown in sorted(bundle.certificates.items())
         if policy in _PROMISED

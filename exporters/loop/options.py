@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from exporters.clusters import ClusterOptions
 from exporters.students.options import ENCODER_KINDS, EncoderOptions, GenerativeOptions
 from router_core.errors import InputError
 from router_core.fitting.fit_bundle import FitSettings
-from router_core.grades import Grade
+from router_core.grades import Grade, grader
 from router_core.portfolio import Portfolio
 
-__all__ = ["SELECTIONS", "Limits", "LoopOptions", "Selection", "TaskPlan"]
+__all__ = ["SELECTIONS", "Limits", "LoopOptions", "Selection", "TaskPlan", "check_number"]
 
 Selection = Literal["clusters", "failures", "traffic"]
 SELECTIONS: tuple[Selection, ...] = ("clusters", "failures", "traffic")
@@ -54,8 +56,11 @@ class TaskPlan:
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise InputError(f"a plan is of the kind {self.kind!r}; use {', '.join(_KINDS)}")
-        if self.seed_pairs < 0 or (self.quality_loss is not None and not 0 <= self.quality_loss < 1):
-            raise InputError("seed_pairs must not be negative, quality_loss must lie in [0, 1)")
+        # Named now, a metric that does not exist is found before anything is written.
+        grader(self.grade)
+        check_number("seed_pairs", self.seed_pairs, "not negative", lambda x: x >= 0, whole=True)
+        if self.quality_loss is not None:
+            check_number("quality_loss", self.quality_loss, "in [0, 1)", lambda x: 0 <= x < 1)
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,8 @@ class Limits:
     router_ms: float = 100.0
 
     def __post_init__(self) -> None:
-        if min(self.student_mb, self.student_ms, self.router_ms) <= 0:
-            raise InputError("limits of size and latency must be above 0")
+        for name in ("student_mb", "student_ms", "router_ms"):
+            check_number(name, getattr(self, name), "above 0", lambda x: x > 0)
 
 
 @dataclass(frozen=True)
@@ -143,10 +148,12 @@ class LoopOptions:
             raise InputError("no task has a plan; give at least one task its kind of student")
         if self.select not in SELECTIONS:
             raise InputError(f"select is {self.select!r}; use {', '.join(SELECTIONS)}")
-        if self.folds < 2 or not 0 < self.student_share < 1:
-            raise InputError("folds must be at least 2 (the start and one round), student_share between 0 and 1")
-        if min(self.per_task, self.most, self.least, self.concurrency) < 1 or not self.budget_usd >= 0:
-            raise InputError("per_task, most, least and concurrency must be at least 1, budget_usd not negative")
+        check_number("folds", self.folds, "at least 2 (the start and one round)", lambda x: x >= 2, whole=True)
+        check_number("student_share", self.student_share, "between 0 and 1", lambda x: 0 < x < 1)
+        for name in ("per_task", "most", "least", "concurrency"):
+            check_number(name, getattr(self, name), "at least 1", lambda x: x >= 1, whole=True)
+        check_number("budget_usd", self.budget_usd, "not negative", lambda x: x >= 0)
+        check_number("seed", self.seed, "not negative", lambda x: x >= 0, whole=True)
 
     @property
     def grades(self) -> dict[str, str | Grade]:
@@ -161,6 +168,23 @@ class LoopOptions:
         return plan.quality_loss
 
     @property
+    def fixed(self) -> dict[str, Any]:
+        """What no round may change, as JSON values: folds and certificates of all rounds were made under it."""
+        told = {
+            "tier": self.tier,
+            "folds": self.folds,
+            "student_share": self.student_share,
+            "portfolio": self.portfolio.to_json(),
+            "settings": asdict(self.settings),
+            **{
+                f"task {task}": {key: _plan(plan)[key] for key in ("grade", "quality_loss")}
+                for task, plan in self.plans.items()
+            },
+        }
+        found: dict[str, Any] = json.loads(json.dumps(told))
+        return found
+
+    @property
     def digest(self) -> str:
         """Hash of all options, by which a round that is taken up again is known to be the same."""
         told = {
@@ -173,6 +197,19 @@ class LoopOptions:
             "plans": {task: _plan(plan) for task, plan in sorted(self.plans.items())},
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def check_number(name: str, value: Any, must: str, holds: Callable[[float], bool], *, whole: bool = False) -> None:
+    """Refuse what is no number, not finite or out of range, by its name.
+
+    Raises
+    ------
+    InputError
+        Naming the key and its value.
+    """
+    fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not (fits and math.isfinite(value) and holds(value)):
+        raise InputError(f"{name} is {value!r}; it must be a {'whole ' if whole else ''}number, {must}")
 
 
 def _plan(plan: TaskPlan) -> dict[str, Any]:

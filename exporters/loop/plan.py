@@ -38,6 +38,8 @@ from router_core.records import Records
 __all__ = ["options_of", "read_plan", "with_budget"]
 
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+# Stands in for the default None where a field is checked by the type of its default.
+_OPTIONAL = {"float | None": 0.0, "int | None": 0, "str | None": ""}
 _PLACES = ("portfolio", "tiers", "settings", "limits", "clusters", "tasks")
 
 
@@ -125,7 +127,7 @@ def _task(task: str, row: Any) -> TaskPlan:
 def _made(kind: Any, place: str, given: Any) -> Any:
     if not isinstance(given, Mapping):
         raise InputError(f"{place} must be a table")
-    known = {field.name: field.default for field in fields(kind)}
+    known = {field.name: _OPTIONAL.get(str(field.type), field.default) for field in fields(kind)}
     for key, value in given.items():
         if key not in known:
             raise InputError(f"{place}: unknown key {str(key)!r}; known are {', '.join(known)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from exporters.loop.work import Work, read_answers, write_answers
 from exporters.students.data import Pair
 from router_core.bundle import Bundle
 from router_core.checkpoint import Checkpoint
+from router_core.errors import InputError
 from router_core.fitting.calibrate_bundle import certify_bundle
 from router_core.fitting.fit_bundle import fit
 from router_core.fitting.incumbent import Comparison, Incumbent
@@ -38,7 +39,10 @@ from router_core.release import Release
 from router_core.student import make_student
 from router_core.student_set import set_fingerprint
 
-__all__ = ["Proving"]
+__all__ = ["CHANGED", "Proving"]
+
+CHANGED: Final = "the release that serves has changed"
+"""Why a release that passed the gate is not promoted."""
 
 
 class Proving:
@@ -212,7 +216,10 @@ class Proving:
         self.journal.run("test", step)
 
     def promote(self) -> None:
-        """Publish the release and make it current; doing it twice changes nothing."""
+        """Publish the release and make it current, unless another serves than it was compared with.
+
+        Doing it twice changes nothing.
+        """
 
         def step(folder: Path) -> dict[str, Any]:
             del folder
@@ -221,7 +228,14 @@ class Proving:
             publish(state.root, name, self.journal.path("certify") / "bundle", named)
             for task, mine in self.learned.items():
                 write_pairs(state.pairs(name) / f"{task}.jsonl", mine)
-            promote(state.root, name)
+            incumbent = self.journal.begun["incumbent"]
+            try:
+                promote(state.root, name, expected=incumbent)
+            except InputError:
+                if Release.current(state.root).id == incumbent:
+                    raise
+                # Whoever changed what serves knows more than this round, which compared with something else.
+                return {"release": None, "refused": CHANGED}
             return {"release": name}
 
         self.journal.run("promote", step)

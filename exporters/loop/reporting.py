@@ -96,9 +96,12 @@ def report_of(work: Work, journal: Journal, incumbent: Release) -> RoundReport:
     """Make the report, write it, and close the round."""
     told = _told(work, journal)
     gate = told.get("gate")
-    outcome = "nothing to learn" if gate is None else "promoted" if gate["promoted"] else "refused"
-    release = journal.steps["promote"]["told"]["release"] if outcome == "promoted" else incumbent.id
+    promoted = journal.promoted
+    outcome = "nothing to learn" if gate is None else "refused" if promoted is None else "promoted"
+    release = promoted or Release.current(work.state.root).id
     reasons = {} if gate is None else {name: tuple(said) for name, said in gate["reasons"].items()}
+    if journal.done("promote") and promoted is None:
+        reasons["incumbent"] = (journal.steps["promote"]["told"]["refused"],)
     report = RoundReport(work.state.root, int(journal.begun["round"]), outcome, release, reasons, told, journal.folder)
     write_json(journal.folder / "report.json", report.to_json())
     write_bytes(journal.folder / "report.md", _markdown(report).encode())

@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from exporters.loop.files import read_json, write_json
+from exporters.loop.folds import calib_keys
 from exporters.loop.journal import Journal, locked
 from exporters.loop.learning import Learning
 from exporters.loop.options import LoopOptions
 from exporters.loop.proving import Proving
 from exporters.loop.reporting import RoundReport, exhausted, report_of
-from exporters.loop.state import State
+from exporters.loop.state import ROUNDS, State
 from exporters.loop.work import Distil, Work
 from exporters.students.teacher import Ask
+from router_core.bundle import Bundle
 from router_core.encoder import EncoderTrainer
 from router_core.errors import InputError
 from router_core.fitting.tables import Progress
 from router_core.records import Records
-from router_core.release import Release
+from router_core.release import BUNDLE_FOLDER, RELEASES, Release
 
 __all__ = ["run_round"]
 
@@ -89,15 +93,32 @@ def run_round(
             )
         if told["tier"] != options.tier:
             raise InputError(f"{state.root}: the tier that learns is {told['tier']!r}, not {options.tier!r}")
+        _check_fixed(told, work)
         journal = _journal(state, work)
         if journal is None:
             return exhausted(state.root, len(work.folds.ids))
         return _steps(work, journal, ledger, ask)
 
 
+def _check_fixed(told: Mapping[str, Any], work: Work) -> None:
+    """Refuse what would make the certificates of this round mean something else than those before."""
+    now = work.options.fixed
+    was = told.get("fixed", now)
+    wrong = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    if wrong:
+        raise InputError(
+            f"{work.state.root}: {', '.join(wrong)} differ from what the loop was started with, and must not change "
+            "between rounds; start in another folder"
+        )
+
+
 def _journal(state: State, work: Work) -> Journal | None:
     """The journal of the round to do; None when there is no fold left for one."""
-    number = max(state.rounds())
+    if not (numbers := state.rounds()):
+        raise InputError(
+            f"{state.root / ROUNDS} holds no round, not even the start; restore it, or start in another folder"
+        )
+    number = max(numbers)
     last = Journal(state.round(number))
     if number and not last.done(_LAST):
         if last.begun["options"] != work.options.digest:
@@ -106,8 +127,8 @@ def _journal(state: State, work: Work) -> Journal | None:
                 "its calibration fold"
             )
         return last
-    spent = read_json(state.spent) if state.spent.exists() else {}
-    left = [fold for fold in range(1, len(work.folds.ids)) if str(fold) not in spent]
+    read = _read_folds(state, work)
+    left = [fold for fold in range(1, len(work.folds.ids)) if fold not in read]
     if not left:
         return None
     begun = {
@@ -122,12 +143,29 @@ def _journal(state: State, work: Work) -> Journal | None:
 
 
 def _since(state: State) -> float | None:
-    """Until when the last promoted round had read the ledger: what came later was answered by what serves now."""
+    """Until when the round that made what serves now had read the ledger; what a round that was undone read counts."""
+    serving = Release.current(state.root).id
     for number in reversed(state.rounds()):
         journal = Journal(state.round(number))
-        if number and journal.done("promote"):
+        if number and journal.promoted == serving:
             return float(journal.begun["until"])
     return None
+
+
+def _read_folds(state: State, work: Work) -> set[int]:
+    """Folds that were read, by every trace that is left: the list, journals of rounds, calib keys of releases."""
+    found = {int(fold) for fold in (read_json(state.spent) if state.spent.exists() else {})}
+    for number in state.rounds():
+        journal = Journal(state.round(number))
+        if number and journal.done("retrain"):
+            found.add(int(journal.begun["fold"]))
+    records, releases = work.prepared.records, state.root / RELEASES
+    used = [Bundle.load(one / BUNDLE_FOLDER).keys.calib for one in sorted(releases.glob("[!.]*")) if one.is_dir()]
+    for fold in set(range(1, len(work.folds.ids))) - found:
+        keys = calib_keys(records, work.folds.rows(records, fold))
+        if any(np.isin(keys, mine).any() for mine in used):
+            found.add(fold)
+    return found
 
 
 def _steps(work: Work, journal: Journal, ledger: str, ask: Ask | None) -> RoundReport:

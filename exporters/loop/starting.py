@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from exporters.loop.journal import Journal, locked
 from exporters.loop.near import near_calib
 from exporters.loop.options import LoopOptions
 from exporters.loop.routing import check_untaught, priced_as, router_sheet
-from exporters.loop.state import pairs_keys, read_pairs_of, write_pairs
+from exporters.loop.state import State, pairs_keys, read_pairs_of, write_pairs
 from exporters.loop.work import Distil, Work, read_answers, write_answers
 from exporters.students.data import Pair
 from router_core.checkpoint import Checkpoint
@@ -24,7 +27,7 @@ from router_core.fitting.tables import Progress
 from router_core.groups import unit_interval
 from router_core.promotion import new_release_id, promote, publish
 from router_core.records import Records
-from router_core.release import Release
+from router_core.release import CURRENT, Release
 from router_core.student import make_student
 from router_core.student_set import set_fingerprint
 
@@ -43,6 +46,7 @@ def start(
     trainers: Sequence[EncoderTrainer] = (),
     progress: Progress | None = None,
     distil: Distil | None = None,
+    plan: Mapping[str, Any] | None = None,
 ) -> Release:
     """Make and promote the first release of a ROOT; the same call goes on where it was killed.
 
@@ -66,6 +70,8 @@ def start(
         Called as the work goes on.
     distil
         Stands in for `exporters.students.distil`.
+    plan
+        What `routenlp loop round` is to go by; kept as ``ROOT/loop/plan.json``.
 
     Raises
     ------
@@ -75,15 +81,24 @@ def start(
     """
     work = Work.of(root, records, options, trainers=trainers, progress=progress, distiller=distil)
     state, given = work.state, _by_task(checkpoints or {}, options)
-    begun = {"options": options.digest, "records": work.digest}
+    mine = _by_given(pairs or {}, given)
+    begun = {
+        "options": options.digest, "records": work.digest, "fixed": options.fixed,
+        "checkpoints": {task: one.fingerprint for task, one in sorted(given.items())}, "pairs": _digest(mine),
+    }  # fmt: skip
     with locked(state.root):
-        Folds.allocate(work.prepared, options.folds).save(state.folds)
+        folds = Folds.allocate(work.prepared, options.folds)
+        _forget_unbegun(state)
+        folds.save(state.folds)
         journal = Journal(state.round(0), begun)
         if journal.begun != begun:
-            raise InputError(f"{state.root}: a loop was started here with other options or records; use another folder")
+            wrong = ", ".join(name for name in begun if name != "fixed" and journal.begun.get(name) != begun[name])
+            raise InputError(f"{state.root}: a loop was started here with other {wrong}; use another folder")
         if state.started:
             raise InputError(f"{state.root}: a loop was started here already; run its next round")
-        students = _students(work, journal, given, pairs or {})
+        if plan is not None:
+            write_json(state.plan, plan)
+        students = _students(work, journal, given, mine)
         learned = {task: read_pairs_of(journal.path(f"distil@{task}") / "pairs.jsonl") for task in students}
         return _release(work, journal, students, learned)
 
@@ -172,6 +187,31 @@ def _seed(work: Work, task: str, count: int) -> list[Pair]:
         )
         for i in rows[:count]
     ]  # fmt: skip
+
+
+def _forget_unbegun(state: State) -> None:
+    """Let a start that did nothing yet be replaced by one with other options."""
+    if (state.root / CURRENT).exists() or state.start.exists() or not set(state.rounds()) <= {0}:
+        return
+    if state.rounds():
+        journal = Journal(state.round(0))
+        if journal.steps:
+            return
+        journal.discard()
+    state.folds.unlink(missing_ok=True)
+
+
+def _by_given(pairs: Mapping[str, Sequence[Pair]], given: Mapping[str, Checkpoint]) -> Mapping[str, Sequence[Pair]]:
+    for task in pairs:
+        if task not in given:
+            known = ", ".join(given) or "none"
+            raise InputError(f"pairs of {task!r}: no checkpoint of that task is given; those given are of {known}")
+    return pairs
+
+
+def _digest(pairs: Mapping[str, Sequence[Pair]]) -> str:
+    told = {task: [asdict(pair) for pair in mine] for task, mine in pairs.items()}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _by_task(checkpoints: Mapping[str, Checkpoint | Path], options: LoopOptions) -> dict[str, Checkpoint]:

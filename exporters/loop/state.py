@@ -4,6 +4,7 @@
 
     ROOT/loop/folds.json             calibration queries by fold, allocated at the start
     ROOT/loop/start.json             what the loop was started with
+    ROOT/loop/plan.json              plan of the command line
     ROOT/loop/spent.json             folds that were read, and by which round
     ROOT/loop/pairs/<release>/       what the students of a release learned from, one file per task
     ROOT/rounds/<n>/                 journal, outputs of the steps and report of a round
@@ -46,6 +47,7 @@ class State:
         self.root = Path(root).absolute()
         self.folds = self.root / LOOP / "folds.json"
         self.start = self.root / LOOP / _START
+        self.plan = self.root / LOOP / "plan.json"
         self.spent = self.root / LOOP / "spent.json"
 
     @property

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["loop", "need_loop", "rollback", "show_round"]
 
-_TOLD = "plan.json"
 _FIGURES = {"quality_ratio": "quality ratio", "cost_ratio": "cost ratio", "joint_risk": "joint risk"}
 _PACKAGES = ("torch", "transformers", "onnx", "filelock")
 
@@ -50,7 +49,6 @@ def start(
     check_target(json_file, "--json")
     need_loop()
     from exporters.loop import start as begin
-    from exporters.loop.files import write_json as write
     from exporters.loop.plan import options_of, read_plan
     from router_core.bundle import Bundle
     from router_core.records import read_records
@@ -62,8 +60,10 @@ def start(
     given = dict(_checkpoint(one) for one in checkpoint or ())
     screen = console(quiet=str(json_file) == STDOUT)
     with progress_bar(silent=screen.quiet) as progress:
-        release = begin(root, found, options=options, checkpoints=given, progress=progress)
-    write(root / "loop" / _TOLD, {"plan": told, "records": [str(path.absolute()) for path in records]})
+        release = begin(
+            root, found, options=options, checkpoints=given, progress=progress,
+            plan={"plan": told, "records": [str(path.absolute()) for path in records]},
+        )  # fmt: skip
     bundle = Bundle.load(release.bundle)
     shown = [c.scope for c in bundle.certificates.values() if c.policy == "cascade" and c.certified]
     screen.print(f"release {release.id} serves from {root}", style="bold")
@@ -85,6 +85,9 @@ def one_round(
         float | None, typer.Option(help="US dollars the teacher may be paid in this round.", show_default="the plan's")
     ] = None,
     records: Annotated[list[Path] | None, typer.Option(help="The records of the start, where they have moved.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="TOML file in place of the start's plan; needed for a loop started from Python.")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Run the next round, or finish one that was cut short; promote its release if every check of the gate passes."""
@@ -95,7 +98,7 @@ def one_round(
     from routenlp_integrations.cli.teacher import live_teacher
 
     _quiet()
-    options, found = _planned(root, records)
+    options, found = _planned(root, records, plan)
     ask = None if teacher is None else live_teacher(teacher).ask
     screen = console(quiet=str(json_file) == STDOUT)
     with progress_bar(silent=screen.quiet) as progress:
@@ -186,17 +189,22 @@ def _row(one: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def _planned(root: Path, records: list[Path] | None) -> tuple[LoopOptions, Records]:
+def _planned(root: Path, records: list[Path] | None, plan: Path | None) -> tuple[LoopOptions, Records]:
     from exporters.loop.files import read_json
-    from exporters.loop.plan import options_of
+    from exporters.loop.plan import options_of, read_plan
+    from exporters.loop.state import State
     from router_core.records import read_records
 
-    told = root / "loop" / _TOLD
-    if not told.is_file():
-        raise InputError(f"{root} holds no loop of the command line; begin with `routenlp loop start`")
-    known = read_json(told)
+    state = State(root)
+    state.check_started()
+    if not state.plan.is_file() and not (plan and records):
+        raise InputError(f"{root} holds no plan, as its loop was started from Python; give --plan and --records")
+    known = read_json(state.plan) if state.plan.is_file() else {"plan": {}, "records": []}
+    whole = isinstance(known, dict) and isinstance(known.get("plan"), dict) and isinstance(known.get("records"), list)
+    if not whole or not all(isinstance(path, str) for path in known["records"]):
+        raise InputError(f"{state.plan} is damaged; restore it, or remove it and give --plan and --records")
     found = read_records(records or [Path(path) for path in known["records"]])
-    return options_of(known["plan"], found), found
+    return options_of(known["plan"] if plan is None else read_plan(plan), found), found
 
 
 def _checkpoint(given: str) -> tuple[str, Path]:

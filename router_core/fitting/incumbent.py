@@ -2,7 +2,8 @@
 
 `certify()` measures both on the same rows and hands out these figures, never the rows. The incumbent keeps its own
 certificate and is only measured, so the fold certifies one candidate: P(promoted and bad) <= P(certified and bad) <=
-delta for each stored certificate (METHOD.md 2.6). Intervals are percentile bootstraps over the rows, one of each group.
+delta for each stored certificate (METHOD.md 2.6). Intervals of cost are percentile bootstraps over the rows, one of
+each group; the limit of lost quality is exact (`router_core.fitting.mean_limit`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from router_core.bundle import Bundle
 from router_core.certificate import clopper_pearson
 from router_core.errors import InputError
+from router_core.fitting.mean_limit import upper_limit
 from router_core.records import Records
 
 __all__ = ["Compared", "Comparison", "Deployed", "Incumbent", "compare"]
@@ -213,7 +215,7 @@ def compare(
         difference = (new.cost - old.cost)[rows]
         shortfall = (new.reference - new.quality)[rows]
         edge = (1.0 - level) / 2.0
-        drawn, lacking = _bootstrap(difference, seed), _bootstrap(shortfall, seed)
+        drawn = _bootstrap(difference, seed)
 
         reference = _bootstrap(new.reference[rows], seed)
 
@@ -239,7 +241,7 @@ def compare(
             new_quality=float(new.quality[rows].mean()),
             old_quality_ratio=ratio(old.quality),
             new_quality_ratio=ratio(new.quality),
-            shortfall_upper=float(np.quantile(lacking, level)),
+            shortfall_upper=upper_limit(shortfall, level, seed),
             old_bad=int(old.bad[rows].sum()),
             new_bad=int(new.bad[rows].sum()),
             old_bad_share=exact(old.bad),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from exporters.loop.gate import CHECKS, Claim, Measurements, StudentMeasure, judge
+from exporters.loop.gate import CHECKS, Claim, Measurements, StudentMeasure, Terms, judge
 from exporters.loop.options import Limits
 from router_core.fitting.incumbent import Compared, Comparison
 
@@ -40,6 +41,14 @@ def with_task(**changes: Any) -> Comparison:
     return Comparison("old", "all", 0.9, GOOD, {"mood": GOOD, "tone": replace(GOOD, **changes)})
 
 
+HELD = Terms("joint", 0.05, 0.1, 0.0)
+
+
+def for_less(**changes: Any) -> Measurements:
+    """Measurements of a release that claims something else than the one that serves."""
+    return fine(claims=(Claim("mood", "cascade", True, True, "f1", 1, replace(HELD, **changes), HELD),))
+
+
 useless = Comparison(
     "old", "all", 0.9, replace(GOOD, new_usd=4e-4, difference_usd=(-2e-5, 3e-5)), {"mood": GOOD, "tone": GOOD}
 )
@@ -53,6 +62,10 @@ FAULTS = {
     "fold used twice": ("certificate", fine(claims=(Claim("mood", "cascade", True, True, "f1", 2),))),
     "shuffled labels: no cheaper": ("cost", fine(comparison=useless)),
     "certificate lost": ("certificates kept", fine(claims=(Claim("mood", "cascade", False, True, "f1", 1),))),
+    "larger alpha": ("certificates kept", for_less(alpha=0.5)),
+    "larger delta": ("certificates kept", for_less(delta=0.45)),
+    "larger tolerance": ("certificates kept", for_less(tolerance=0.2)),
+    "another kind of risk": ("certificates kept", for_less(risk="expectation", delta=None)),
     "cheaper overall, dearer on one task": ("dearer task", fine(comparison=with_task(difference_usd=(1e-5, 2e-4)))),
     "cheaper overall, worse on one task": ("quality", fine(comparison=with_task(shortfall_upper=0.07))),
     "too large": ("size", fine(students={"mood": StudentMeasure(300.0, 3.0)})),
@@ -65,6 +78,9 @@ def test_nothing_against_it_promotes() -> None:
     """Measurements without a fault are promoted, and come back from JSON as they were."""
     assert judge(fine(), Limits()).promoted
     assert Measurements.from_json(fine().to_json()) == fine()
+    stronger = for_less(alpha=0.04, delta=0.05)
+    assert judge(stronger, Limits()).promoted
+    assert Measurements.from_json(json.loads(json.dumps(stronger.to_json()))) == stronger
 
 
 @pytest.mark.parametrize("name", FAULTS)

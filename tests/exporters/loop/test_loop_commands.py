@@ -144,8 +144,14 @@ BAD_PLANS = {
     "unknown key of a task": (PLAN + "grades = 1\n", "[tasks.tone]: unknown key 'grades'"),
     "unknown kind": (PLAN.replace('"classifier"', '"oracle"'), "kind 'oracle'"),
     "reference learns": (PLAN.replace('tier = "small"', 'tier = "large"'), "is the reference tier"),
-    "one fold": (PLAN.replace("folds = 3", "folds = 1"), "folds must be at least 2"),
+    "one fold": (PLAN.replace("folds = 3", "folds = 1"), "folds is 1; it must be a whole number, at least 2"),
     "folds of another type": (PLAN.replace("folds = 3", 'folds = "3"'), "folds is '3'; it must be a whole number"),
+    "folds as a word": (PLAN.replace("folds = 3", 'folds = "four"'), "folds is 'four'"),
+    "seed pairs as a word": (PLAN + 'seed_pairs = "x"\n', "seed_pairs is 'x'"),
+    "alpha as a word": (PLAN.replace("alpha = 0.1", 'alpha = "x"'), "alpha is 'x'"),
+    "age as a word": (PLAN.replace("[settings]", '[settings]\nmax_age_days = "x"'), "max_age_days is 'x'"),
+    "budget of nan": ("budget_usd = nan" + PLAN, "budget_usd is nan"),
+    "unknown metric": (PLAN.replace('"exact"', '"exakt"'), "unknown metric 'exakt'"),
     "alpha": (PLAN.replace("alpha = 0.1", "alpha = 2"), "alpha"),
     "unknown task": (PLAN.replace("tasks.tone", "tasks.taste"), "planned task 'taste'"),
     "no portfolio": (PLAN.replace("portfolio.json", "nothing.json"), "nothing.json"),
@@ -193,7 +199,22 @@ def test_bad_rounds_change_nothing(folder: Path, capsys: pytest.CaptureFixture[s
     stream(folder / "root", url(folder, "mute.db"), loop_records(seed=5), store_text=False)
     assert "store_text=True" in refused(go_on(folder, ledger="mute.db"), capsys)
     assert left(folder) == before
+    plan = folder / "root" / "loop" / "plan.json"
+    content = plan.read_text()
+    for damaged in ('{"x": 1}', "[]", '{"plan": {}, "records": [1]}'):
+        plan.write_text(damaged)
+        assert "plan.json is damaged" in refused(go_on(folder), capsys)
+    plan.write_text(content)
+    assert left(folder) == before
     assert main(go_on(folder)) == 0
+
+
+def test_a_round_takes_a_plan_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A loop that was started from Python has no plan; given one with its records, its rounds run."""
+    (folder / "root" / "loop" / "plan.json").unlink()
+    assert "give --plan and --records" in refused(go_on(folder), capsys)
+    words = ("--plan", folder / "plan.toml", "--records", folder / "records.jsonl")
+    assert main(go_on(folder, *words)) == 0
 
 
 def test_a_ledger_of_calibration_queries_teaches_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
