@@ -9,6 +9,7 @@ PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STAMPS := .stamps
 # Two workers; a file's tests stay together, and share its fixtures.
 WORKERS ?= 2
+TRAIN_TESTS ?= not slow
 PARALLEL := -n $(WORKERS) --dist loadfile
 LLAMA_LOW := 0.14.0
 # One thread each: the test machine has two cores and the tests are many small computations.
@@ -28,6 +29,7 @@ notebooks: $(STAMPS)/notebook ## execute all notebooks from a clean kernel and k
 
 # Made where torch is, served where it is not.
 test test-all: export ROUTENLP_MINILM := $(CURDIR)/$(STAMPS)/minilm
+test-all: TRAIN_TESTS := slow or not slow
 test-train: export ROUTENLP_MINILM_OUT := $(CURDIR)/$(STAMPS)/minilm
 
 test: lint $(STAMPS)/wheel test-train test-decisions ## what CI runs: static checks, all tests, the wheel, and the tests that need torch
@@ -39,7 +41,7 @@ test-all: lint $(STAMPS)/wheel test-train test-decisions test-llama-low ## `make
 	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest $(PARALLEL) tests
 
 test-train: $(STAMPS)/train ## the transformer router, in an environment with torch
-	$(TRAIN_VENV)/bin/python -m pytest $(PARALLEL) tests/exporters tests/router_core/test_onnx_encoder.py
+	$(TRAIN_VENV)/bin/python -m pytest $(PARALLEL) -m "$(TRAIN_TESTS)" tests/exporters tests/router_core/test_onnx_encoder.py
 
 test-decisions: $(STAMPS)/decisions $(STAMPS)/test ## LangChain's decision models, on langchain-core 1.8
 	rm -rf $(STAMPS)/small-bundle

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router_core.errors import InputError, TierError
+from router_core.errors import InputError, MissingExtraError, TierError
 
 if TYPE_CHECKING:
     from exporters.students.teacher import Ask, Lesson
@@ -45,8 +45,11 @@ def live_teacher(path: Path) -> LiveTeacher:
     MissingExtraError
         Where langchain is not installed.
     """
-    from routenlp_integrations.langchain.collect import read_tiers
-    from routenlp_integrations.langchain.collect.asking import worst_price
+    try:
+        from routenlp_integrations.langchain.collect import read_tiers
+        from routenlp_integrations.langchain.collect.asking import worst_price
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("collect", f"ask a live teacher ({error.name} is not installed)") from error
     from router_core.redaction import Redaction
     from router_core.router import estimate_tokens
 

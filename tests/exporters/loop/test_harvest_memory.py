@@ -60,4 +60,5 @@ def test_memory_stays_flat_at_a_million(tmp_path: Path) -> None:
     peak(tmp_path, 1_000)
     # Enough failures to fill the pages that the reader reads by.
     few, many = peak(tmp_path, 40_000), peak(tmp_path, 1_000_000)
-    assert many < 1.5 * few
+    # Its 50,000 failures would take some 50 MB; the test runner's own threads allocate meanwhile, too.
+    assert many < few + 8_000_000

@@ -194,7 +194,8 @@ def test_bad_rounds_change_nothing(folder: Path, capsys: pytest.CaptureFixture[s
     assert not (folder / "missing.db").exists()
     foreign = write_records(folder / "foreign.jsonl", loop_records(seed=3))
     assert "not the records" in refused(go_on(folder, "--records", foreign), capsys)
-    assert "nothing.yaml" in refused(go_on(folder, "--teacher", folder / "nothing.yaml"), capsys)
+    told = refused(go_on(folder, "--teacher", folder / "nothing.yaml"), capsys)
+    assert ("nothing.yaml" if find_spec("langchain_core") and find_spec("yaml") else "routenlp[collect]") in told
     assert "budget" in refused(go_on(folder, "--budget", -1), capsys)
     stream(folder / "root", url(folder, "mute.db"), loop_records(seed=5), store_text=False)
     assert "store_text=True" in refused(go_on(folder, ledger="mute.db"), capsys)
