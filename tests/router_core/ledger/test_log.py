@@ -236,10 +236,10 @@ def test_a_route_unlike_any_other_is_dropped_not_raised(ledger: Ledger) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte; skips where none can be mounted."""
+    """A file system of four megabytes; skips where none can be mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
     except OSError:
@@ -257,7 +257,7 @@ def test_a_full_disk_costs_rows_and_nothing_else(small_disk: Path) -> None:
     ledger = Ledger(url_of(small_disk), store_text=True, queue=100)
     filler = small_disk / "filler"
     with filler.open("wb") as file:
-        file.write(os.urandom(700_000))
+        file.write(os.urandom(3_850_000))
     for _ in range(800):
         ledger.append(accepted(), text="x" * 2_000)
         time.sleep(0.0005)
