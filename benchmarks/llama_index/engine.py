@@ -25,20 +25,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-from company import QUESTIONS
-from engines import (
-    ReadingLLM,
-    ScriptedEngine,
-    ScriptedSelector,
-    company_engines,
-    company_index,
-    local_embedding,
-    record_company,
-    tool,
-)
+from engines import ScriptedEngine, ScriptedSelector, local_embedding, record_company, tool
 from llama_index.core.query_engine import RouterQueryEngine as Theirs
 
 from routenlp_integrations.llama_index import RouterQueryEngine as Ours
+from routenlp_integrations.notebook.company import QUESTIONS
+from routenlp_integrations.notebook.engines import ReadingLLM, company_engines, company_index
 from router_core.bench import machine
 
 ROUNDS = 20
