@@ -183,14 +183,17 @@ def test_another_model_than_was_certified(make: Make, easy: str) -> None:
     assert route_of(llm.chat(user(easy)))["attempts"][0]["tier"] == "large"
 
 
+async def _begun(llm: RoutingLLM, how: str, asked: Any) -> Any:
+    found = getattr(llm, how)(asked)
+    return await found if inspect.isawaitable(found) else found
+
+
 @pytest.mark.parametrize("how", ["chat", "achat", "stream_chat", "astream_chat"])
 async def test_a_conversation_without_messages(make: Make, how: str) -> None:
     """It is the caller's mistake, told before any tier is asked."""
     llm, tiers = make()
     with pytest.raises(InputError, match="the conversation has no messages"):
-        found = getattr(llm, how)([])
-        if inspect.isawaitable(found):
-            await found
+        await _begun(llm, how, [])
     assert not any(tier.calls for tier in tiers.values())
 
 
