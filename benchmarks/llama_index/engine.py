@@ -6,7 +6,7 @@ Two comparisons. *Drop-in*: no `cascades`, engines that answer at once, so that 
 *Group*: the tests' index (forty documents, a retriever, LlamaIndex's synthesizer over an LLM that answers at once);
 LlamaIndex's router is given the engine that ours ends up serving, so that what is left is the decision, the judgement
 and the route. Questions are those that ours serves after one attempt. The encoder is the static one; `ROUTENLP_MINILM`
-(the folder that ``make test-train`` writes) puts MiniLM behind the retriever instead of hashed words.
+(the folder that ``make test-train`` writes) puts MiniLM behind the retriever instead of rare words.
 """
 
 from __future__ import annotations
