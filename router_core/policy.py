@@ -99,6 +99,11 @@ class Policy:
         """Start and accept threshold of every cheap tier at the step in force."""
         return list(zip(self.start[self.step].tolist(), self.accept[self.step].tolist(), strict=True))
 
+    @cached_property
+    def in_force(self) -> tuple[int, ...]:
+        """Cheap tiers that the step in force calls."""
+        return tuple(k for k, both in enumerate(self.thresholds) if both != (math.inf, math.inf))
+
     def at(self, step: int) -> "Policy":
         """The same path with another step in force."""
         return replace(self, step=step)

@@ -211,9 +211,11 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         departs = bool(new)
         reached = self._reached(sent, said) if self.sticky else 0
         if reached > tier:
+            self.router.outages.departed(self._names[tier], f"a run has gone up to {self._names[reached]}")
             tier, departs = reached, True
             why.append(f"the run has gone up to {self._names[tier]}")
         if (unable := self._names[tier]) in lacks:
+            self.router.outages.departed(unable, f"{unable} lacks {lacks[unable]}")
             why.append(f"{unable} lacks {lacks[unable]}")
             tier, departs = max(k for k, name in enumerate(self._names) if name not in lacks), True
         if start is not None and not departs:

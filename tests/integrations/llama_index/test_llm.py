@@ -25,6 +25,7 @@ from routenlp_integrations.llama_index import RoutingLLM
 from router_core import Breaker, Budget, BundleError, InputError, Sticky
 from router_core.encoder import Prediction
 from router_core.lapse import LapseWatch
+from router_core.outages import Outages
 from router_core.router import Router
 from router_core.scoring import Scorer
 
@@ -420,7 +421,7 @@ async def test_a_slow_encoder_never_blocks_the_loop(make: Make, small_router: Ro
     slow: Any = _Slow(small_router.scorer.encoder)
     scorer: Scorer = replace(small_router.scorer, encoder=slow)
     llm, tiers = make()
-    llm.router = replace(small_router, scorer=scorer, lapses=LapseWatch())
+    llm.router = replace(small_router, scorer=scorer, lapses=LapseWatch(), outages=Outages())
     assert not llm.router.quick
     route = route_of(await ask(llm, how, easy))
     assert route["tier"] == "small"

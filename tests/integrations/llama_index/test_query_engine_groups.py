@@ -25,6 +25,7 @@ from router_core.budget import Budget
 from router_core.errors import BudgetError, BundleError, InputError, TierError
 from router_core.lapse import LapseWatch
 from router_core.limits import Limits
+from router_core.outages import Outages
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.retries import RetryPolicy
 from router_core.router import Router
@@ -42,7 +43,7 @@ def bundle_router(small_bundle: Path) -> Router:
 @pytest.fixture
 def router(bundle_router: Router) -> Router:
     """A router whose certificates no other test has made lapse."""
-    return replace(bundle_router, lapses=LapseWatch())
+    return replace(bundle_router, lapses=LapseWatch(), outages=Outages())
 
 
 @pytest.fixture(scope="session")
