@@ -89,8 +89,10 @@ class RoutingChatModel(QueriedChatModel):
         ``"raise"``, or serve the ``"best"`` cheap answer so far, uncertified. A tier that fails after something of
         its stream was shown always raises `TierError`.
     temperature, max_tokens, stop
-        Given to every tier with each call when set. They should be what the records were made with; a call that sets
-        others, or names another model, is routed, but a cheap answer to it carries no certificate.
+        Given to every tier with each call when set. They should be what the records were made with. A call with other
+        ones, or with any argument not known to be harmless (``user``, ``metadata``, ``extra_headers``, time-outs,
+        tracing and the like are), is routed, but a cheap answer to it carries no certificate. What was bound to a tier
+        (``tier.bind(...)``) is the tier's own.
     timeout
         Seconds that one attempt may take, one number or ``{tier: seconds}``; in a stream, until something is shown.
         An attempt that takes longer is a failure of its tier. It is enforced here and not handed to the tier, whose

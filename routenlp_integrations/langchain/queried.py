@@ -53,13 +53,17 @@ class QueriedChatModel(AssembledChatModel):
         kwargs: Mapping[str, Any],
         policy: str,
     ) -> Plan:
-        params = {name: value for name, value in kwargs.items() if name not in _OURS}
+        # None says nothing: it must not take away what a tier or the model was made with.
+        params = {name: value for name, value in kwargs.items() if value is not None and name not in _OURS}
         for name in ("temperature", "max_tokens"):
             if getattr(self, name) is not None:
                 params.setdefault(name, getattr(self, name))
         task = kwargs.get(TASK) or self.task
-        stopped = (self.stop or None) if stop is None else stop
+        stopped = (self.stop if stop is None else stop) or None
         call = Call(messages, stopped, params, form_of(params), router.scopes.named(task), router.portfolio.models)
+        changed = decoding_changes(params, {"temperature": self.temperature, "max_tokens": self.max_tokens})
+        if stop is not None and list(stop) != (self.stop or []):
+            changed.append("stop")
         made = plan(
             router,
             call,
@@ -68,7 +72,7 @@ class QueriedChatModel(AssembledChatModel):
             tier=kwargs.get(TIER),
             uncalibrated=self.uncalibrated,
             abilities=parts.abilities,
-            changed=decoding_changes(kwargs, {"temperature": self.temperature, "max_tokens": self.max_tokens}),
+            changed=changed,
         )
         conversation = kwargs.get(CONVERSATION)
         if (sticky := self._sticky) is not None:

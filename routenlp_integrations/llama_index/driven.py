@@ -54,7 +54,9 @@ class DrivenLLM(AssembledLLM):
         given = None if messages is None else list(messages)
         if given is not None and not given:
             raise InputError("the conversation has no messages; give chat at least one, such as a user's")
-        return Call(given, prompt, formatted, kwargs, form_of(kwargs))
+        # None says nothing: it must not take away what a tier was made with.
+        told = {name: value for name, value in kwargs.items() if value is not None}
+        return Call(given, prompt, formatted, told, form_of(told))
 
     def _begin(self, call: Call, asked: Asked, policy: str | None, span: str | None) -> Query:
         """Plan a query; without a policy, by that of streams."""

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
-from scripted import Make, route_of
+from scripted import Make, ScriptedModel, ask, route_of
+
+from routenlp_integrations.langchain import RoutingChatModel
+from router_core.router import Router
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 CALL = {"name": "look_up", "args": {}, "id": "1", "type": "tool_call"}
@@ -52,14 +55,55 @@ def test_arguments_that_calib_did_not_have(make: Make, easy: str, asked: dict[st
     assert "calib did not have" in route["reason"]
 
 
-@pytest.mark.parametrize("changed", [{"temperature": 2.0}, {"max_tokens": 1}, {"model": "another"}, {"top_p": 0.1}])
-def test_other_decoding_carries_no_certificate(make: Make, easy: str, changed: dict[str, Any]) -> None:
-    """A call that makes the tiers answer otherwise is routed, uncertified; what the model says anyway is no change."""
+CHANGED = [
+    {name: value}
+    for name, value in {
+        "temperature": 2.0, "max_tokens": 1, "model": "another", "top_p": 0.1, "stop": ["."], "stop_sequences": ["."],
+        "max_new_tokens": 1, "repetition_penalty": 2.0, "do_sample": True, "num_ctx": 10, "seed": 3, "n": 3,
+        "thinking_budget": 0, "model_id": "other", "deployment_name": "z", "system": "lie", "prompt": "other",
+        "whatever_comes_next": 1,
+    }.items()
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["invoke", "stream"])
+@pytest.mark.parametrize("changed", CHANGED, ids=lambda changed: next(iter(changed)))
+async def test_other_decoding_carries_no_certificate(make: Make, easy: str, changed: dict[str, Any], how: str) -> None:
+    """A call that may make the tiers answer otherwise is routed, uncertified."""
     model, _ = make(temperature=0.5)
-    route = route_of(model.invoke(easy, **changed))
+    route = route_of(await ask(model.bind(**changed), how, easy))
     assert (route["tier"], route["certificate"]) == ("small", None)
-    assert "do not answer as they did" in route["reason"]
-    assert route_of(model.invoke(easy, temperature=0.5))["certificate"] is not None
+    assert f"the call sets {next(iter(changed))}, so the tiers do not answer as they did" in route["reason"]
+    if how == "invoke":
+        assert route_of(model.invoke(easy, **changed))["certificate"] is None
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"temperature": 0.5, "max_tokens": 9, "stop": ["END"]},
+        {"temperature": None, "seed": None, "stop": None},
+        {"user": "u1", "extra_headers": {"x": "y"}, "timeout": 3, "stream_options": {}},
+        {"logprobs": True, "store": False, "ls_whatever": {}, "strict": True},
+    ],
+)
+def test_what_changes_no_answer(make: Make, easy: str, harmless: dict[str, Any]) -> None:
+    """What the model says anyway, None, and what is about books and transport keep the certificate."""
+    model, tiers = make(temperature=0.5, max_tokens=9, stop=["END"])
+    assert route_of(model.invoke(easy, **harmless))["certificate"] is not None
+    [call] = tiers["small"].calls
+    assert (call["temperature"], call["stop"]) == (0.5, ["END"])
+
+
+def test_what_is_bound_to_a_tier_is_its_own(small_router: Router, easy: str) -> None:
+    """It changes nothing, and neither an empty stop nor None of a call takes it away."""
+    small = ScriptedModel(model_name="small-1")
+    others = {name: ScriptedModel(model_name=f"{name}-1") for name in ("medium", "large")}
+    model = RoutingChatModel(
+        router=small_router, tiers={"small": small.bind(stop=["B"], top_k=3), **others}, task="mood"
+    )
+    assert route_of(model.invoke(easy, stop=[], top_k=None))["certificate"] is not None
+    assert (small.calls[0]["stop"], small.calls[0]["top_k"]) == (["B"], 3)
 
 
 @pytest.mark.parametrize(

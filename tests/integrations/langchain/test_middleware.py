@@ -516,6 +516,39 @@ def test_structured_output_by_tool_needs_tools(build: Build, queries: dict[str, 
         assert called(models) == dict.fromkeys(TIERS, 0)
 
 
+@pytest.mark.parametrize("how", ENTRANCES)
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        *[({name: value}, f"the call sets {name}") for name, value in
+          {"temperature": 1.9, "max_tokens": 1, "stop": ["."], "model": "other", "num_ctx": 9}.items()],
+        ({"response_format": {"type": "json_object"}}, "structured output is asked for"),
+        ({"tool_choice": "any"}, "a tool is asked for"),
+        ({"temperature": None, "cache_control": {}, "user": "u"}, ""),
+    ],
+)  # fmt: skip
+async def test_settings_of_a_call(
+    small_router: Router, queries: dict[str, str], how: str, settings: dict[str, Any], told: str
+) -> None:
+    """Settings that change the answers, whoever made them, void the certificate of a cheap answer; others do not."""
+
+    class Sets(AgentMiddleware[Any, Any, Any]):
+        def wrap_model_call(self, request: ModelRequest[Any], handler: Any) -> Any:
+            return handler(request.override(model_settings=settings))
+
+        async def awrap_model_call(self, request: ModelRequest[Any], handler: Any) -> Any:
+            return await handler(request.override(model_settings=settings))
+
+    models = {name: AgentModel(model_name=f"{name}-1", looks_up=False) for name in TIERS}
+    router = RoutingMiddleware(small_router, models, task="mood")
+    agent = create_agent(models["large"], tools=[], middleware=[Sets(), router])
+    [message] = answers(await run(agent, how, queries["small"]))
+    route = route_of(message)
+    assert route["tier"] == "small", route["reason"]
+    assert (route["certificate"] is None) == bool(told)
+    assert told in route["reason"]
+
+
 def test_arguments_bound_to_a_tier_are_used(small_router: Router, queries: dict[str, str]) -> None:
     """A tier may be given with `.bind(...)`; tools bound beforehand are refused."""
     small = AgentModel(model_name="small-1")

@@ -205,6 +205,12 @@ def test_settings_of_a_call_that_change_the_answers(make: Make, easy: str) -> No
     assert (route["tier"], route["certificate"]) == ("small", None)
     assert "the call sets temperature" in route["reason"]
     assert tiers["small"].calls[0]["temperature"] == 1.7
+    for name in ("stop", "num_ctx", "seed", "model_id", "whatever_comes_next"):
+        route = route_of(llm.chat(user(easy), **{name: 3}))
+        assert (route["tier"], route["certificate"]) == ("small", None)
+        assert f"the call sets {name}" in route["reason"]
+    assert route_of(llm.chat(user(easy), user="u1", metadata={}, temperature=None))["certificate"] is not None
+    assert "temperature" not in tiers["small"].calls[-1]
 
 
 def test_images_go_to_the_reference(make: Make) -> None:
