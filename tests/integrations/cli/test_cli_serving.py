@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,15 @@ def test_inspect_says_what_was_shown_and_what_ends_it(small_bundle: Path, run: C
     assert told["fingerprints"] == {"small": "small-1", "medium": "medium-1", "large": "large-1"}
     assert told["choices"].keys() == {"mood", "sum", "*"}
     assert told["keys"]["calib"] == 160
+
+
+def test_inspect_says_where_no_model_is_stated(small_bundle: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
+    """A tier whose model the portfolio does not name is told as such, not by its own name."""
+    bundle = Bundle.load(small_bundle)
+    tiers = (replace(bundle.portfolio.tiers[0], model=None), *bundle.portfolio.tiers[1:])
+    replace(bundle, portfolio=replace(bundle.portfolio, tiers=tiers)).save(tmp_path / "b")
+    text = " ".join(run("inspect", tmp_path / "b").out.split())
+    assert "small = model not stated: the first name that answers is taken, medium = medium-1" in text
 
 
 @pytest.mark.parametrize("command", ["inspect", "evaluate", "route"])
