@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, TypeVar
 
 from router_core.portfolio import Tier
 
@@ -12,7 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["attempt_price", "estimate_tokens", "expected_price"]
 
+N = TypeVar("N", int, float)
+
 _CHARACTERS_PER_TOKEN = 4
+_WARNED: set[tuple[str, str]] = set()
 
 
 def estimate_tokens(text: str) -> int:
@@ -23,7 +27,8 @@ def estimate_tokens(text: str) -> int:
 def attempt_price(tier: Tier, prompt: str, answer: Answer) -> float:
     """US dollars of one attempt: the caller's figure, else tokens at the portfolio's prices.
 
-    Tokens the tier does not report are estimated at four UTF-8 bytes each.
+    Tokens the tier does not report are estimated at four UTF-8 bytes each. A negative figure is none, and warned about
+    once: it would give money back to a budget.
 
     Parameters
     ----------
@@ -34,11 +39,25 @@ def attempt_price(tier: Tier, prompt: str, answer: Answer) -> float:
     answer
         What it returned.
     """
-    if answer.cost_usd is not None:
-        return answer.cost_usd
-    sent = estimate_tokens(prompt) if answer.prompt_tokens is None else answer.prompt_tokens
-    received = estimate_tokens(answer.text) if answer.completion_tokens is None else answer.completion_tokens
-    return tier.price(sent, received)
+    told, sent, received = answer.cost_usd, answer.prompt_tokens, answer.completion_tokens
+    if told is not None and (told := _counted(tier, "cost", told)) is not None:
+        return told
+    sent = None if sent is None else _counted(tier, "number of prompt tokens", sent)
+    received = None if received is None else _counted(tier, "number of completion tokens", received)
+    return tier.price(
+        estimate_tokens(prompt) if sent is None else sent,
+        estimate_tokens(answer.text) if received is None else received,
+    )
+
+
+def _counted(tier: Tier, what: str, figure: N) -> N | None:
+    """The figure, None where it cannot be one."""
+    if 0 <= figure < math.inf:
+        return figure
+    if (tier.name, what) not in _WARNED:
+        _WARNED.add((tier.name, what))
+        warnings.warn(f"tier {tier.name!r} told a {what} of {figure}; it is estimated instead", stacklevel=4)
+    return None
 
 
 def expected_price(tier: Tier, sent: int, mean_usd: float | None) -> float:

@@ -53,10 +53,7 @@ def inspect(
             ("made with", ", ".join(f"{name} {version}" for name, version in summary["versions"].items())),
             ("certified", _date(summary["certified_at"])),
             ("format", f"schema {summary['schema']}, route text {summary['route_text']}"),
-            (
-                "fingerprints",
-                ", ".join(f"{tier} = {model or _NOT_STATED}" for tier, model in summary["models"].items()),
-            ),
+            ("fingerprints", ", ".join(f"{tier} = {model or _NOT_STATED}" for tier, model in models)),
         ],
     )
     if summary["lapses"]:
