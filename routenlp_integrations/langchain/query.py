@@ -10,8 +10,10 @@ from routenlp_integrations.langchain.capabilities import Abilities
 from routenlp_integrations.langchain.messages import model_name_of
 from routenlp_integrations.langchain.tiers import Call, TierModel
 from router_core.driving import within
+from router_core.errors import TierError
 from router_core.limits import Limits
 from router_core.logged_query import LoggedQuery
+from router_core.route import Answer
 from router_core.route_log import RouteLog
 
 __all__ = ["Parts", "Query", "asking"]
@@ -45,6 +47,12 @@ class Query(LoggedQuery):
     """One query on its way, with the parts that the model had when it came; see `LoggedQuery`."""
 
     parts: Parts = field(kw_only=True)
+
+    def heard(self, tier: str, reply: Answer | Exception) -> Answer | Exception:
+        """Take a tier's reply; a result without a generation is no answer, not even an empty one."""
+        if isinstance(reply, Answer) and not reply.raw.generations:
+            return TierError(f"{tier} returned no generation")
+        return LoggedQuery.heard(self, tier, reply)
 
     def model_of(self, raw: Any) -> str | None:
         """Name of the model as an answer gives it, None when it does not."""

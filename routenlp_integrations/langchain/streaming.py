@@ -93,9 +93,11 @@ def last_chunks(route: Route, declared: str) -> Iterator[ChatGenerationChunk]:
     if not route.answer.shown:
         message = whole.message.model_copy(update={"chunk_position": None})
         yield ChatGenerationChunk(message=message, generation_info=whole.generation_info)
-    told = {"routenlp": route_metadata(route)}
-    if model_name_of(result) is None:
-        told["model_name"] = declared  # type: ignore[assignment]
+    told: dict[str, object] = {"routenlp": route_metadata(route)}
+    # A name of another type that a provider gave is shown already, and LangChain cannot add text to it.
+    given = {**(whole.generation_info or {}), **whole.message.response_metadata}.get("model_name")
+    if model_name_of(result) is None and isinstance(given, str | None):
+        told["model_name"] = declared
     content: str | list[str | dict[str, object]] = "" if isinstance(whole.message.content, str) else []
     last = AIMessageChunk(content=content, response_metadata=told, chunk_position="last")
     yield ChatGenerationChunk(message=last)

@@ -176,7 +176,9 @@ class TierModel:
         """Answer chunk by chunk; in one chunk where the tier cannot stream."""
         model, params = self._ready(call)
         if not model._should_stream(async_api=False, **{**params, "stream": True}):
-            yield as_chunk(self.generate(call, run_manager, trace).raw)
+            whole: ChatResult = self.generate(call, run_manager, trace).raw
+            if whole.generations:
+                yield as_chunk(whole)
             return
         attempt = trace.begin(self.name, model, call.messages, params) if trace else None
         seen: list[ChatGenerationChunk] = []
@@ -200,7 +202,9 @@ class TierModel:
         """Answer chunk by chunk, without blocking the event loop."""
         model, params = self._ready(call)
         if not model._should_stream(async_api=True, **{**params, "stream": True}):
-            yield as_chunk((await self.agenerate(call, run_manager, trace)).raw)
+            whole: ChatResult = (await self.agenerate(call, run_manager, trace)).raw
+            if whole.generations:
+                yield as_chunk(whole)
             return
         attempt = await trace.abegin(self.name, model, call.messages, params) if trace else None
         seen: list[ChatGenerationChunk] = []
@@ -245,8 +249,6 @@ def _cache_key(model: BaseChatModel, call: Call, params: Mapping[str, Any]) -> t
 
 def as_chunk(result: ChatResult) -> ChatGenerationChunk:
     """A whole answer as one chunk, the provider's ``llm_output`` kept in its metadata."""
-    if not result.generations:
-        return ChatGenerationChunk(message=AIMessageChunk(content=""))
     first: ChatGeneration = result.generations[0]
     fields = first.message.model_dump(exclude={"type"}) if isinstance(first.message, AIMessage) else {}
     told = {**(result.llm_output or {}), **first.message.response_metadata}
