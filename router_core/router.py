@@ -17,6 +17,7 @@ from router_core.policy import CASCADE, ROUTE_ONLY, Policy
 from router_core.portfolio import Portfolio
 from router_core.pricing import attempt_price, estimate_tokens, expected_price
 from router_core.release import bundle_folder
+from router_core.route_text import NOTHING_ASKED
 from router_core.scopes import Scopes
 from router_core.scoring import Before, Scorer, View
 from router_core.show import decision_html
@@ -169,13 +170,15 @@ class Router:
         Parameters
         ----------
         text
-            What is routed.
+            What is routed; without any text it is the reference tier's.
         task
             ``"task"``, ``"task/subtask"`` or None; see `Scopes.resolve`.
         policy
             ``"cascade"`` or ``"route_only"``.
         """
         last, reference = len(self.portfolio.tiers) - 1, self.portfolio.reference.name
+        if not text or text.isspace():
+            return self.force(text, task, policy, reference, NOTHING_ASKED)
         view = self.scopes.resolve(task or None)
         if view is None:
             self._warn(str(task))

@@ -209,7 +209,7 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             return self.router.force(text, task, ROUTE_ONLY, forced, "tier forced by configurable['tier']")
         asked = {"tools": request.tools, "tool_choice": request.tool_choice, "response_format": request.response_format}
         settings = request.model_settings
-        new = form_departure(settings) or form_departure(asked) or content_departure(sent)
+        new = form_departure(settings) or form_departure(asked) or content_departure(sent, said)
         changed = "" if new else changed_departure(decoding_changes(settings, {}))
         start: Start | None = None
         if new and self.uncalibrated == "reference":

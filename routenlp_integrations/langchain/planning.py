@@ -20,7 +20,7 @@ from router_core.call_plan import (
     unless_lapsed,
 )
 from router_core.cascade import Answer
-from router_core.route_text import route_text
+from router_core.route_text import NOTHING_ASKED, asks, route_text
 from router_core.router import Router
 
 __all__ = [
@@ -49,8 +49,8 @@ def checked(router: Router, tier: str, answer: Answer) -> Answer:
     return checked_model(router, tier, answer, model_name_of(answer.raw))
 
 
-def content_departure(messages: Sequence[BaseMessage]) -> str:
-    """Why no calib row was a conversation of this kind; ``""`` for text."""
+def content_departure(messages: Sequence[BaseMessage], said: Sequence[tuple[str, str]]) -> str:
+    """Why no calib row was a conversation of this kind, `said` being its turns; ``""`` for text that a person asks."""
     for message in messages:
         if (
             _calls(message)
@@ -64,7 +64,7 @@ def content_departure(messages: Sequence[BaseMessage]) -> str:
             kind = block.get("type", "other") if isinstance(block, dict) else "text"
             if kind not in _TEXT:
                 return f"the query holds {kind!r} content, which calib did not have"
-    return ""
+    return "" if asks(said) else NOTHING_ASKED
 
 
 def _calls(message: BaseMessage) -> bool:
@@ -95,17 +95,18 @@ def plan(
     InputError
         When no tier can serve the call, or the forced one cannot.
     """
+    said = turns(call.messages)
     return plan_call(
         router,
         call,
-        route_text(turns(call.messages)),
+        route_text(said),
         policy,
         task=task,
         tier=tier,
         forced_by="configurable['tier']",
         uncalibrated=uncalibrated,
         lacks=lacking(call, abilities),
-        content=content_departure(call.messages),
+        content=content_departure(call.messages, said),
         form=form_departure(call.params),
         changed=changed,
     )

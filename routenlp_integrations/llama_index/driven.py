@@ -36,7 +36,7 @@ from router_core.errors import InputError
 from router_core.logged_query import BROKEN, LEFT
 from router_core.policy import CASCADE
 from router_core.route import Route
-from router_core.route_text import route_text
+from router_core.route_text import NOTHING_ASKED, asks, route_text
 from router_core.showing import Deadline, leaving
 from router_core.sticky import conversation_key
 from router_core.walk import walk
@@ -74,7 +74,7 @@ class DrivenLLM(AssembledLLM):
             forced_by="tier=",
             uncalibrated=self.uncalibrated,
             lacks=lacking(call, self._abilities),
-            content=content_departure(call.messages),
+            content=content_departure(call.messages) or ("" if asks(call.said) else NOTHING_ASKED),
             form=form_departure(call.params),
             changed=decoding_changes(call.params, {}),
         )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from bundles import DOUBTFUL
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
-from scripted import Make, ScriptedModel, ask, route_of
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from scripted import EVERY, Make, ScriptedModel, ask, route_of
 
 from routenlp_integrations.langchain import RoutingChatModel
+from router_core.errors import TierError
 from router_core.router import Router
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -122,3 +126,65 @@ def test_plain_conversation_is_no_departure(make: Make, easy: str) -> None:
     messages = [SystemMessage("Be brief."), HumanMessage("hello"), AIMessage("hi")]
     route = route_of(make()[0].invoke([*messages, HumanMessage([{"type": "text", "text": easy}])]))
     assert route["tier"] == "small"
+
+
+@pytest.mark.parametrize("how", EVERY)
+@pytest.mark.parametrize("uncalibrated", ["reference", "cascade"])
+@pytest.mark.parametrize(
+    "query", [[], "", "  \n", [SystemMessage("You are X")], [AIMessage("hi")], [ChatMessage(role="user", content=" ")]]
+)
+async def test_nobody_asked_anything(make: Make, query: Any, uncalibrated: str, how: str) -> None:
+    """Records hold no empty prompts: such a call is the reference tier's, and never a certified cheap answer."""
+    model, _ = make(uncalibrated=uncalibrated)
+    route = route_of(await ask(model, how, query))
+    assert "nobody asked anything" in route["reason"]
+    if uncalibrated == "reference":
+        assert (route["tier"], route["certificate"]["risk"]) == ("large", "joint")
+    assert route["tier"] == "large" or route["certificate"] is None
+
+
+class Nothing(ScriptedModel):
+    """A tier that returns no generation at all, in a stream no chunk."""
+
+    streams: bool = False
+
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:
+        return ChatResult(generations=[])
+
+    async def _agenerate(self, *_: Any, **__: Any) -> ChatResult:
+        return ChatResult(generations=[])
+
+    def _stream(self, *_: Any, **__: Any) -> Iterator[ChatGenerationChunk]:
+        yield from ()
+
+    async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+        for chunk in ():
+            yield chunk
+
+    def _should_stream(self, **_: Any) -> bool:
+        return self.streams
+
+
+@pytest.mark.parametrize("how", EVERY)
+@pytest.mark.parametrize("streams", [True, False])
+async def test_no_generation_is_a_failure(small_router: Router, easy: str, how: str, streams: bool) -> None:
+    """A tier that returns no generation has failed, the reference tier too; alike in all entrances."""
+    doubtful = ScriptedModel(model_name="small-1", reply=DOUBTFUL)
+    medium, large = (Nothing(model_name=f"{name}-1", streams=streams) for name in ("medium", "large"))
+    tiers = {"small": doubtful, "medium": medium, "large": large}
+    model = RoutingChatModel(router=small_router, tiers=tiers, task="mood", stream_policy="buffer")
+    with pytest.raises(TierError, match="large failed: TierError"):
+        await ask(model, how, easy)
+    model.on_reference_failure = "best"
+    answer = await ask(model, how, easy)
+    assert answer.text == DOUBTFUL
+    assert (route_of(answer)["tier"], route_of(answer)["certificate"]) == ("small", None)
+
+
+@pytest.mark.parametrize("how", EVERY)
+async def test_a_model_name_that_is_no_text(make: Make, easy: str, how: str) -> None:
+    """It is none, and breaks no entrance."""
+    model, tiers = make()
+    object.__setattr__(tiers["small"], "model_name", ["small-1"])
+    answer = await ask(model, how, easy)
+    assert route_of(answer)["tier"] == "small"

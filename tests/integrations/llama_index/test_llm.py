@@ -213,6 +213,16 @@ def test_settings_of_a_call_that_change_the_answers(make: Make, easy: str) -> No
     assert "temperature" not in tiers["small"].calls[-1]
 
 
+def test_nobody_asked_anything(make: Make) -> None:
+    """Records hold no empty prompts: such a call is the reference tier's, uncertified unless the risk is joint."""
+    llm, _ = make()
+    said = [ChatMessage("You are X", role="system")], [ChatMessage("hi", role="assistant")], user(" ")
+    for response in (llm.complete(""), llm.complete(" \n"), *map(llm.chat, said)):
+        route = route_of(response)
+        assert (route["tier"], route["certificate"]["risk"]) == ("large", "joint")
+        assert "nobody asked anything" in route["reason"]
+
+
 def test_images_go_to_the_reference(make: Make) -> None:
     """Content that calib did not have is asked of the reference tier, unless it cannot see."""
     llm, tiers = make()
