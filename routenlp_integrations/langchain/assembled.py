@@ -1,5 +1,6 @@
 """A router with a chat model behind every tier: how it is put together, what it says of itself, how it is copied."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,10 +10,12 @@ from typing import Any, Literal, Self, get_args
 from langchain_core.language_models import BaseChatModel, LangSmithParams, ModelProfile
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
 from langchain_core.messages import BaseMessage
-from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
+from langchain_core.outputs import ChatGeneration, Generation
+from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, ValidationError, model_validator
 
 from routenlp_integrations.langchain.capabilities import abilities_of, check_declared, common_profile
 from routenlp_integrations.langchain.configured import CONVERSATION, RUN, ConfiguredChatModel
+from routenlp_integrations.langchain.messages import recalled
 from routenlp_integrations.langchain.planning import StreamPolicy, Uncalibrated
 from routenlp_integrations.langchain.query import Parts, asking
 from routenlp_integrations.langchain.serialising import Frozen, as_json, frozen
@@ -20,7 +23,7 @@ from routenlp_integrations.langchain.tiers import TierModel
 from router_core.breaker import Breaker
 from router_core.budget import Budget
 from router_core.cascade import OnFailure, OnReferenceFailure, match_tiers
-from router_core.errors import BundleError, InputError
+from router_core.errors import BundleError, InputError, of_validation
 from router_core.limits import Limits
 from router_core.policy import CASCADE
 from router_core.release import is_root
@@ -74,7 +77,10 @@ class AssembledChatModel(ConfiguredChatModel):
     _parts: Parts = PrivateAttr(default=Parts({}, {}, {}, Limits()))
 
     def __init__(self, *args: Any, **params: Any) -> None:
-        super().__init__(*args, **params)
+        try:
+            super().__init__(*args, **params)
+        except ValidationError as error:
+            raise of_validation("RoutingChatModel", error) from None
         # Here and not in a validator, which would wrap its errors.
         self._open_log()
 
@@ -141,6 +147,10 @@ class AssembledChatModel(ConfiguredChatModel):
             if getattr(self, what) not in get_args(known):
                 msg = f"{what} = {getattr(self, what)!r} is unknown; use one of {', '.join(get_args(known))}"
                 raise InputError(msg)
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise InputError(f"temperature = {self.temperature!r} must be a number, 0 or more")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise InputError(f"max_tokens = {self.max_tokens!r} must be 1 or more")
         names = self.router.portfolio.names
         match_tiers(self.tiers, names)
         check_declared(self.capabilities, names)
@@ -213,6 +223,9 @@ class AssembledChatModel(ConfiguredChatModel):
         # An answer kept under a certificate must not outlive it.
         lapsed = {"lapsed": self.current.lapses.lapsed}
         return str(sorted({**self._get_invocation_params(stop=stop), **kwargs, **lapsed}.items()))
+
+    def _convert_cached_generations(self, cache_val: list[Generation]) -> list[ChatGeneration]:
+        return [recalled(generation) for generation in super()._convert_cached_generations(cache_val)]
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop or self.stop, **{"model": self._name, **kwargs})

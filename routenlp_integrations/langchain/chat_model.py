@@ -44,8 +44,9 @@ class RoutingChatModel(QueriedChatModel):
     The answer is the answering tier's own, its `usage_metadata` counts that tier alone, and
     ``response_metadata["routenlp"]`` holds the route: ``tier``, ``attempts`` (each with ``tier``, ``confidence``,
     ``cost_usd``, ``accepted``, ``reason``), ``cost_usd`` of all attempts in US dollars, ``task``, ``bundle``,
-    ``certificate`` (None when nothing was shown) and ``reason``. In a stream it is on the last chunk. A query is one
-    run; tracers alone see its attempts, as child runs tagged ``routenlp:attempt``.
+    ``certificate`` (None when nothing was shown) and ``reason``; an answer from LangChain's cache adds ``cached`` and
+    costs 0. In a stream it is on the last chunk. A query is one run; tracers alone see its attempts, as child runs
+    tagged ``routenlp:attempt``.
 
     A tier that cannot serve a call (tools, images, structured output, context length: from its `profile` or from
     `capabilities`) is no candidate. Calls of a kind that calib did not have (tools, structured output, images) go

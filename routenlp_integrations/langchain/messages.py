@@ -28,6 +28,7 @@ __all__ = [
     "answer_of",
     "human_id",
     "model_name_of",
+    "recalled",
     "route_metadata",
     "text_of",
     "turns",
@@ -148,6 +149,19 @@ def model_name_of(result: ChatResult) -> str | None:
     known = {**(result.llm_output or {}), **(_metadata(result.generations[0]) if result.generations else {})}
     name = known.get("model_name")
     return name if isinstance(name, str) and name else None
+
+
+def recalled(generation: ChatGeneration) -> ChatGeneration:
+    """An answer from LangChain's cache: its route says so, and that it cost nothing this time."""
+    route = generation.message.response_metadata.get("routenlp")
+    if not isinstance(route, Mapping):
+        return generation
+    attempts = [{**attempt, "cost_usd": 0.0} for attempt in route.get("attempts", ())]
+    told = {name: value for name, value in route.items() if name != "budget"}
+    told |= {"attempts": attempts, "cost_usd": 0.0, "cached": True}
+    metadata = {**generation.message.response_metadata, "routenlp": told}
+    message = generation.message.model_copy(update={"response_metadata": metadata})
+    return ChatGeneration(message=message, generation_info=generation.generation_info)
 
 
 def with_route(route: Route, declared: str) -> ChatResult:

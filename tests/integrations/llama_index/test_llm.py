@@ -213,6 +213,14 @@ def test_settings_of_a_call_that_change_the_answers(make: Make, easy: str) -> No
     assert "temperature" not in tiers["small"].calls[-1]
 
 
+@pytest.mark.parametrize("wrong", [{"timeout": "x"}, {"budget": 5}, {"sticky": "x"}, {"breaker": True}, {"task": 5}])
+def test_wrong_parameters_are_told_in_one_line(make: Make, wrong: dict[str, Any]) -> None:
+    """Every parameter that cannot be used is an InputError of one sentence."""
+    with pytest.raises(InputError, match=f"RoutingLLM: {next(iter(wrong))} should be") as raised:
+        make(**wrong)
+    assert "\n" not in str(raised.value)
+
+
 def test_nobody_asked_anything(make: Make) -> None:
     """Records hold no empty prompts: such a call is the reference tier's, uncertified unless the risk is joint."""
     llm, _ = make()
