@@ -218,13 +218,15 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             start = self.router.start(text, task, ROUTE_ONLY)
             tier, why = start.tier, [new or changed, start.reason.removesuffix(f"; sent to {self._names[start.tier]}")]
         departs = bool(new or changed)
+        # What calib did not have is no part of what a certificate is about, wherever it goes.
+        departed = (lambda *_: None) if departs else self.router.outages.departed
         reached = self._reached(sent, said) if self.sticky else 0
         if reached > tier:
-            self.router.outages.departed(self._names[tier], f"a run has gone up to {self._names[reached]}")
+            departed(self._names[tier], f"a run has gone up to {self._names[reached]}")
             tier, departs = reached, True
             why.append(f"the run has gone up to {self._names[tier]}")
         if (unable := self._names[tier]) in lacks:
-            self.router.outages.departed(unable, f"{unable} lacks {lacks[unable]}")
+            departed(unable, f"{unable} lacks {lacks[unable]}")
             why.append(f"{unable} lacks {lacks[unable]}")
             tier, departs = max(k for k, name in enumerate(self._names) if name not in lacks), True
         if start is not None and not departs:

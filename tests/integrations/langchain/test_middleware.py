@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,28 @@ async def test_sticky_run_goes_up_not_down(
     assert first["certificate"] is None
     assert "small failed: ConnectionError" in first["reason"]
     assert ("gone up to large" in second["reason"]) == (sticky == "run")
+
+
+@pytest.mark.parametrize("tools", [(), (look_up,)])
+def test_a_run_that_went_up_ends_selective_claims(
+    small_router: Router, queries: dict[str, str], tools: tuple[Any, ...]
+) -> None:
+    """A plain call kept from its tier takes the claims of others away until that tier answers; one with tools none."""
+    shown = {key: replace(one, risk="selective") for key, one in small_router.certificates.items()}
+    router = replace(small_router, certificates=shown)
+    models = {name: AgentModel(model_name=f"{name}-1", looks_up=False) for name in TIERS}
+    agent = create_agent(models["large"], list(tools), middleware=[RoutingMiddleware(router, models, task="mood")])
+    asked = HumanMessage(queries["small"])
+    route = route_of(agent.invoke({"messages": [HumanMessage(queries["large"])]})["messages"][-1])
+    assert route["tier"] == "large"
+    earlier = AIMessage("Good.", response_metadata={"routenlp": {**route, "tier": "large"}})
+    stays = route_of(agent.invoke({"messages": [asked, earlier]})["messages"][-1])
+    assert "gone up to large" in stays["reason"]
+    away = router.outages.why(["small"])
+    assert ("small has not answered since" in away) == (not tools)
+    assert (router.decide(queries["medium"], "mood").certificate is None) == (not tools)
+    route = route_of(agent.invoke({"messages": [asked]})["messages"][-1])
+    assert (route["tier"], router.outages.why(TIERS)) == ("small", "")
 
 
 def test_next_turn_starts_afresh(build: Build, queries: dict[str, str], small_router: Router) -> None:
