@@ -42,7 +42,7 @@ from router_core.records import Records
 from router_core.release import Release
 from router_core.router import Router
 
-__all__ = ["SETTINGS", "Stage", "generation_bundle", "played", "test_of"]
+__all__ = ["SETTINGS", "Known", "Stage", "generation_bundle", "played", "test_of"]
 
 SETTINGS = FitSettings(alpha=ALPHA, delta=DELTA, tolerance=TOLERANCE, seed=0)
 Known = Mapping[str, Mapping[str, Answers]]

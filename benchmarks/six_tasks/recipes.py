@@ -30,8 +30,8 @@ WIDE: Final = {
     "legal_risk": Wide(cost=0.5, vector=1.0, near=0.5),
 }
 """T2 of the classification tasks. On *router* and *stream*, learned from *seed* and *tiers*, accuracy and the share
-that would be escalated by own confidence at the certificate's allowance: cs_intent .917, .086 (protocol 1's T2: .920, .088);
-legal_clause .772, .430 (.785, .424); legal_risk .929, .082 (.932, .090). So one graph does what three models did."""
+that would be escalated by own confidence at the certificate's allowance (in brackets protocol 1's T2, three models):
+cs_intent .917, .086 (.920, .088); legal_clause .772, .430 (.785, .424); legal_risk .929, .082 (.932, .090)."""
 
 T2: Final = {
     "finance_ner": EncoderOptions(

@@ -27,7 +27,7 @@ from router_core.own_confidence import log_softmax
 from router_core.student import make_student
 from router_core.text_tokens import TextTokens
 
-__all__ = ["Wide"]
+__all__ = ["Rows", "Wide"]
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
@@ -77,10 +77,10 @@ class Wide:
         source = load_source(options.source, options.max_tokens)
         tokens = TextTokens(source.tokenizer, options.max_tokens)
         ids = [tokens.ids(text) for text in task.texts]
-        unit = _unit(np.stack([vectors[text] for text in texts_of(mixed, options.prompt_template)]))
+        read = np.stack([vectors[text] for text in texts_of(mixed, options.prompt_template)])
         wanted = task.wanted(np.arange(len(mixed)))
         vocabulary = tokens.largest_id + 1
-        rows = _Rows(self.pieces(ids, vocabulary), unit, wanted)
+        rows = Rows.of(self.pieces(ids, vocabulary), read, wanted)
         fold, out = group_folds(task.texts, _FOLDS, seed), np.zeros((len(mixed), len(task.labels)))
         for number in range(_FOLDS):
             mask = fold == number
@@ -124,7 +124,7 @@ class Wide:
             shape=(len(ids), vocabulary + 2**self.bits),
         )
 
-    def fitted(self, rows: _Rows, labels: int, seed: int) -> _Fitted:
+    def fitted(self, rows: Rows, labels: int, seed: int) -> _Fitted:
         """The SVM of some rows; labels that none of them has are hardly ever said."""
         from scipy.sparse import csr_matrix, hstack
         from sklearn.svm import LinearSVC
@@ -141,13 +141,32 @@ class Wide:
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
+class Rows:
+    """Texts as they are learned from.
+
+    Attributes
+    ----------
+    pieces
+        See `Wide.pieces`.
+    unit
+        float32 [n, d], vectors of length 1.
+    wanted
+        intp [n], place of the right label.
+    """
+
     pieces: Any
     unit: NDArray[np.float32]
     wanted: NDArray[np.intp]
 
-    def at(self, rows: NDArray[Any]) -> _Rows:
-        return _Rows(self.pieces[rows], self.unit[rows], self.wanted[rows])
+    @classmethod
+    def of(cls, pieces: Any, vectors: NDArray[np.float32], wanted: NDArray[np.intp]) -> Rows:
+        """Rows with vectors of any length."""
+        length: Any = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return cls(pieces, np.asarray(vectors / np.maximum(length, 1e-9), dtype=np.float32), wanted)
+
+    def at(self, rows: NDArray[Any]) -> Rows:
+        """Some of the rows."""
+        return Rows(self.pieces[rows], self.unit[rows], self.wanted[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,12 +176,12 @@ class _Fitted:
     table: Floats
     vector: Floats
     bias: Floats
-    learned: _Rows
+    learned: Rows
     labels: int
     near: float
     bits: int
 
-    def logits(self, rows: _Rows) -> Floats:
+    def logits(self, rows: Rows) -> Floats:
         """Logits of rows, float64 [n, L]."""
         found = _HEAT * (rows.pieces @ self.table + rows.unit @ self.vector + self.bias)
         if self.near:
@@ -223,8 +242,3 @@ class _Fitted:
 
 def _lineage(lineage: Mapping[str, Any] | None, parent: Checkpoint | None) -> dict[str, Any]:
     return {**({"parent": parent.fingerprint} if parent is not None else {}), **(lineage or {})}
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    length: Any = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(length, 1e-9), dtype=np.float32)
