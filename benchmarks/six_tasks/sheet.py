@@ -15,10 +15,13 @@ from exporters.loop.folds import is_student_part
 from router_core.ledger.rows import conversation_group
 from router_core.records import Records
 
-__all__ = ["SHARE", "all_answers", "conversation_of", "records_of", "sided", "taus"]
+__all__ = ["SHARE", "all_answers", "conversation_of", "records_of", "section_of", "sided", "taus"]
 
 SHARE = 0.5
 """`LoopOptions.student_share`; groups are named so that the loop's cut by hash falls where the protocol's does."""
+
+_SECTION = 20
+"""Neighbouring sentences of a contract that stay together."""
 
 _SIGNALS = ("own_confidence", "members_agree")
 
@@ -34,6 +37,13 @@ def sided(group: str, named: Callable[[str], str], *, student: bool) -> str:
 def conversation_of(item: Item) -> str:
     """Conversation that a stream query is logged under: its document, dialogue or company, on the student's side."""
     return sided(f"{item.task} {item.group}", conversation_group, student=True)
+
+
+def section_of(item: Item) -> str:
+    """Group of a router query, by which the fit makes its folds: legal_risk's four companies are cut into sections."""
+    if item.task != "legal_risk":
+        return item.group
+    return f"{item.group} {int(item.query_id.rpartition('-')[2]) // _SECTION}"
 
 
 def all_answers() -> dict[str, dict[str, Answers]]:
@@ -81,7 +91,7 @@ def records_of(
         task=[item.task for item in items],
         subtask=[""] * len(items),
         group=[
-            sided(f"{i.task} {i.group}", str, student=False) if i.split == "train" else "" for i in items
+            sided(f"{i.task} {section_of(i)}", str, student=False) if i.split == "train" else "" for i in items
         ],
         split=[item.split for item in items],
         models=tuple(tiers),
