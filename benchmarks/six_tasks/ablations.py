@@ -9,7 +9,7 @@ import numpy as np
 from closed_loop import SETTINGS, Known, Stage, test_of
 from data import calib_folds
 from prices import nominal_portfolio
-from protocol import ALPHA, TAUGHT, WIDE_TASKS, tiers_of
+from protocol import ALPHA, TAUGHT, TOLERANCE, WIDE_TASKS, tiers_of
 from scoring import raw_score
 from served import Served
 from sheet import records_of
@@ -19,11 +19,13 @@ from traffic import Said, serve, sources_of
 
 from router_core.bundle import Bundle
 from router_core.fitting import fit
+from router_core.fitting.frozen import candidate_of, scope_table
 from router_core.fitting.lay import Tuned
+from router_core.fitting.tables import bad_answers
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.router import Router
 
-__all__ = ["ABLATIONS", "ablated", "plugged_in"]
+__all__ = ["ABLATIONS", "ablated", "cheapest_at", "plugged_in"]
 
 ABLATIONS = ("all parts", "no cascade", "no conformal step", "clusters instead of traffic", "no retraining")
 
@@ -40,6 +42,22 @@ def plugged_in(bundle: Bundle, task: str) -> int:
     bad = np.array([table.bad[np.arange(len(row)), row][row < last].sum() / len(row) for row in served.astype(int)])
     spent = np.where(bad <= ALPHA, cost.sum(axis=1), np.inf)
     return int(spent.argmin())
+
+
+def cheapest_at(stage: Stage, known: Known, risk: float) -> float:
+    """Cost ratio on test of the cheapest step of a stage's path whose joint risk there is `risk` at most.
+
+    It tells stages apart without the luck of the fold that chose their step; it is read off test and promises nothing.
+    """
+    task, bundle = stage.task, Bundle.load(stage.bundle)
+    answers = {**known[task], TAUGHT: Answers(dict(stage.said), (), ())}
+    records = records_of(test_of(task), {task: answers}, {}, tiers_of(task))
+    bad = bad_answers(records, TOLERANCE)
+    _, table = scope_table(candidate_of(bundle), records, np.arange(len(records)), task, bad)
+    assert table is not None
+    served, cost = table.outcomes(bundle.policies[task, CASCADE])
+    ratio = cost.sum(axis=1) / table.cost[:, -1].sum()
+    return float(ratio[served.bad.mean(axis=1) <= risk].min())
 
 
 def ablated(serving: Mapping[str, Stage], start: Mapping[str, Bundle], known: Known) -> dict[str, dict[str, Served]]:

@@ -60,16 +60,25 @@ def _tiers(results: Results) -> str:
 def _rounds(results: Results) -> str:
     rows: list[Sequence[str]] = [(
         "stage", "task", "cost ratio", "measured prices", "quality ratio", "joint risk", "selective risk",
-        "T1 / T2 / reference, % served", "T2 wholly right", "fold n / bad",
+        "T1 / T2 / reference, % served", "T2 wholly right", "cost at joint risk .03, read off test", "fold n / bad",
     )]  # fmt: skip
     for name, told in results["stages"].items():
         for task, one in told["tasks"].items():
             outcome = "serves" if one["outcome"] == "promoted" else "refused"
-            rows.append((f"{name}, {outcome}", task, *_row(one), _number(one["t2"]["whole"]), _fold(one)))
+            rows.append(
+                (
+                    f"{name}, {outcome}",
+                    task,
+                    *_row(one),
+                    _number(one["t2"]["whole"]),
+                    _number(one["cost_at"]),
+                    _fold(one),
+                )
+            )
         whole = told["overall"]
         rows.append((
             f"**{name}, what serves**", "**all four**", f"**{_ci(whole, 'cost_ratio')}**",
-            _number(told["overall_measured"]["cost_ratio"]), f"**{_ci(whole, 'quality_ratio')}**", "", "", "", "", "",
+            _number(told["overall_measured"]["cost_ratio"]), f"**{_ci(whole, 'quality_ratio')}**", *[""] * 6,
         ))  # fmt: skip
     return table(rows)
 

@@ -23,7 +23,7 @@ SHARE = 0.5
 _SECTION = 20
 """Neighbouring sentences of a contract that stay together."""
 
-_SIGNALS = ("own_confidence", "members_agree")
+_SIGNALS = ("own_confidence", "members_agree", "template_matched")
 
 
 def sided(group: str, named: Callable[[str], str], *, student: bool) -> str:
