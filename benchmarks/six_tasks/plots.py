@@ -41,12 +41,10 @@ def draw(folder: Path, results: dict[str, Any]) -> None:
     left.plot([], [], "x", color="grey", ms=7, label="refused candidate")
     left.plot([stages[name]["overall"]["cost_ratio"] for name in names], color="black", lw=2, label="all four")
     left.axhline(COST_TARGET, color="grey", ls=":", lw=1)
-    left.annotate(
-        f"target {COST_TARGET:g}", (len(names) - 1, COST_TARGET), color="grey", ha="right", va="bottom", fontsize=8
-    )
-    left.set_ylim(0, None)
+    left.annotate(f"target {COST_TARGET:g}", (0.45, COST_TARGET), color="grey", va="top", fontsize=8)
+    left.set_ylim(0, 1)
     left.set_ylabel("cost, share of always-reference (test)")
-    right.set_ylim(0, 1)
+    right.set_ylim(0.6, 1)
     right.set_ylabel("T2's answers that are wholly right (test)")
     left.legend(frameon=False, fontsize=8, ncols=2)
     for axes in (left, right):

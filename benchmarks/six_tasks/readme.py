@@ -75,10 +75,12 @@ def _rounds(results: Results) -> str:
                     _fold(one),
                 )
             )
-        whole = told["overall"]
+        whole, mine = told["overall"], told["tasks"].values()
+        at_risk = sum(one["n"] * one["cost_at"] for one in mine) / sum(one["n"] for one in mine)
         rows.append((
             f"**{name}, what serves**", "**all four**", f"**{_ci(whole, 'cost_ratio')}**",
-            _number(told["overall_measured"]["cost_ratio"]), f"**{_ci(whole, 'quality_ratio')}**", *[""] * 6,
+            _number(told["overall_measured"]["cost_ratio"]), f"**{_ci(whole, 'quality_ratio')}**", *[""] * 4,
+            f"**{_number(at_risk)}** (candidates)", "",
         ))  # fmt: skip
     return table(rows)
 
@@ -98,18 +100,18 @@ def _fold(one: dict[str, Any]) -> str:
 def _gate(results: Results) -> str:
     rows: list[Sequence[str]] = [(
         "round", "task", "outcome", "taught", "teacher, share of always-reference",
-        "cost on the fold, before -> after", "difference (90 %)", "CPU s", "why not",
+        "cost on the fold, before -> after", "difference (90 %)", "bad on the fold, before -> after", "CPU s",
+        "refused by",
     )]  # fmt: skip
     for name, told in results["stages"].items():
         for task, whole in told["tasks"].items():
             if not (one := whole["round"]):
                 continue
-            low, high = one["difference"]
-            why = "; ".join(f"{check}: {said}" for check, all_said in one["reasons"].items() for said in all_said)
+            (low, high), (n, before, after) = one["difference"], one["fold"]
             rows.append((
                 name, task, whole["outcome"], str(one["taught"]), _number(one["teacher_share"]),
                 f"{one['fold_cost'][0]:.3f} -> {one['fold_cost'][1]:.3f}", f"{low:+.3f} to {high:+.3f}",
-                f"{one['cpu_s']:.0f}", why or "-",
+                f"{before} -> {after} of {n}", f"{one['cpu_s']:.0f}", ", ".join(one["reasons"]) or "-",
             ))  # fmt: skip
     return table(rows)
 

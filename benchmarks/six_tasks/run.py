@@ -107,6 +107,7 @@ def _round(stage: Stage) -> dict[str, Any]:
     return {
         "taught": sum(one.get("pairs", 0) for one in told["students"].values()), "reasons": told["reasons"],
         "fold_cost": [compared_to[f"{name}_usd"] / compared_to["reference_usd"] for name in ("old", "new")],
+        "fold": [compared_to["n"], compared_to["old_bad"], compared_to["new_bad"]],
         "difference": [limit / compared_to["reference_usd"] for limit in compared_to["difference_usd"]],
         "cpu_s": sum(step["cpu_seconds"] for step in steps.values()),
         "teacher_usd": told["teach"]["usd"],
