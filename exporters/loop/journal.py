@@ -66,8 +66,8 @@ class Journal:
         return found
 
     def discard(self) -> None:
-        """Remove the round, unless a step is done."""
-        if not self.steps:
+        """Remove the round, unless more than its fold is done."""
+        if not set(self.steps) - {"fold"}:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, step: str, work: Callable[[Path], Mapping[str, Any] | None]) -> dict[str, Any]:

@@ -114,8 +114,8 @@ class Learning:
             if ask is None:
                 asked = [one for one in asked if one.known is not None]
             taught = teach(
-                asked, ask or no_teacher, budget_usd=self.options.budget_usd,
-                worst_usd=lambda prompt: worst_price(self.options.portfolio, prompt),
+                asked, ask or no_teacher, budget_usd=max(0.0, self.options.budget_usd - self._fold_usd),
+                worst_usd=lambda prompt: worst_price(self.options.portfolio.reference, prompt),
                 journal=self.journal.folder / "teacher.jsonl", calib=work.calib, concurrency=self.options.concurrency,
                 progress=work.progress,
             )  # fmt: skip
@@ -196,6 +196,11 @@ class Learning:
             for one in self.found
         )
         return find_clusters(failures, self.options.clusters, calib=self.work.calib, seed=self.options.seed)
+
+    @property
+    def _fold_usd(self) -> float:
+        """What was paid for answers that a fold of fresh audits lacked."""
+        return float(self.journal.steps["fold"]["usd"]) if self.journal.done("fold") else 0.0
 
     def _earlier(self) -> dict[str, str]:
         """Answers that earlier rounds got from the teacher, by task and key of the text."""
