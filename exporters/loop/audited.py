@@ -17,7 +17,6 @@ from exporters.loop.work import Work
 from exporters.students.teacher import Lesson
 from router_core.bundle import Bundle
 from router_core.ledger.reader import LoggedAttempt, LoggedRoute
-from router_core.logged_query import BROKEN, LEFT
 from router_core.portfolio import Portfolio, Tier
 from router_core.records import Records
 from router_core.release import RELEASES, Release
@@ -104,7 +103,7 @@ def kept_keys(records: Records, rows: Sequence[int]) -> list[str]:
 
 def answers_of(route: LoggedRoute) -> dict[str, LoggedAttempt]:
     """By tier its last answer that was kept, without those that nobody saw to their end."""
-    return {one.tier: one for one in route.attempts if one.answer is not None and one.reason not in (LEFT, BROKEN)}
+    return {one.tier: one for one in route.attempts if one.whole}
 
 
 def told_answer(attempt: LoggedAttempt, tier: Tier, text: str) -> dict[str, Any]:

@@ -258,7 +258,7 @@ def _found(route: LoggedRoute, task: str, fence: Fence, rows: _Rows, row: int | 
 
 
 def _reference(route: LoggedRoute) -> LoggedAttempt | None:
-    found = [one for one in route.attempts if one.tier == route.reference and one.answer is not None]
+    found = [one for one in route.attempts if one.tier == route.reference and one.whole]
     return found[-1] if found else None
 
 
@@ -267,7 +267,7 @@ def _bad(route: LoggedRoute, tolerance: float) -> bool:
     grades = [told.value for told in route.feedback if told.kind == "audit" and told.value is not None]
     if grades and 1.0 - grades[-1] > tolerance:
         return True
-    served = [one.answer for one in route.attempts if one.tier == route.tier and not one.audit]
+    served = [one.answer for one in route.attempts if one.tier == route.tier and not one.audit and one.whole]
     right = [told.text for told in route.feedback if told.kind in ("label", "correction") and told.text]
     return bool(right) and bool(served) and served[-1] is not None and served[-1] != right[-1]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from router_core.errors import InputError
 from router_core.ledger.schema import missing_columns, open_ledger, tables
 from router_core.ledger.url import Address, what_went_wrong
+from router_core.route import BROKEN, LEFT
 
 if TYPE_CHECKING:
     from sqlalchemy import Column, Connection, Row, Table
@@ -43,6 +44,11 @@ class LoggedAttempt:
     answer: str | None
     signals: Mapping[str, float] | None
     retries: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is an answer, and it was kept to its end."""
+        return self.answer is not None and self.reason not in (LEFT, BROKEN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,7 +256,7 @@ def _split(route: LoggedRoute, wanted: str | None, group: str, *, by_chance: boo
 
 def _answers(route: LoggedRoute, tiers: Sequence[str] | None) -> dict[str, LoggedAttempt]:
     """By tier the last attempt that was answered and whose answer was kept, in the order of the tiers."""
-    found = {attempt.tier: attempt for attempt in route.attempts if attempt.answer is not None}
+    found = {attempt.tier: attempt for attempt in route.attempts if attempt.whole}
     return found if tiers is None else {name: found[name] for name in tiers if name in found}
 
 
