@@ -20,11 +20,11 @@ from .population import REFERENCE, path_bad_counts
 
 pytestmark = pytest.mark.statistical
 
-_DRAWS, _GROUPS, _RATE = 250, 900, 0.2
+_DRAWS, _GROUPS, _RATE = 250, 900, 0.25
 _CAREFUL = 0.25
 """The incumbent accepts below this uncertainty, where answers are rarely bad."""
 _LONG = 0.43
-"""Conversations above it, which no valid policy accepts, have eight turns, all others one."""
+"""Conversations above it, which no valid policy accepts, have six turns, all others one."""
 
 
 class Traffic:
@@ -45,7 +45,7 @@ class Traffic:
         self.logged: list[Logged] = []
         self.u, self.bad = [], []
         for group in range(_GROUPS):
-            for turn in range(8 if u[group] > _LONG else 1):
+            for turn in range(6 if u[group] > _LONG else 1):
                 decision = auditor.decide(id=f"{name}-{group}-{turn}")
                 told = decision.id, float(len(self.logged)), f"g{group}", decision.probability, decision.chosen
                 self.logged.append(Logged(*told))
