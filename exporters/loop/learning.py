@@ -59,8 +59,12 @@ class Learning:
         options, work = self.options, self.work
 
         def step(folder: Path) -> dict[str, Any]:
+            answers = {
+                (task, hash_key(pair.prompt)): pair.answer for task, pairs in self.before.items() for pair in pairs
+            }
+            taught = pairs_keys(self.before)
             fence = Fence(
-                work.prepared, work.calib, pairs_keys(self.before), options.student_share, work.test, work.groups
+                work.prepared, work.calib, taught, options.student_share, work.test, work.groups, answers
             )  # fmt: skip
             found = harvest_failures(
                 ledger, fence, tasks=options.plans, since=self.journal.begun["since"],
@@ -177,7 +181,8 @@ class Learning:
             "teacher": self.options.portfolio.names[-1],
             "ledger": [self.journal.begun["since"], self.journal.begun["until"]],
         }  # fmt: skip
-        replay = self.before.get(task, [])
+        again = {hash_key(pair.prompt) for pair in new}
+        replay = [pair for pair in self.before.get(task, []) if hash_key(pair.prompt) not in again]
         kind = self.options.plans[task].kind
         same = parent if parent is not None and parent.spec.kind == kind else None
         try:

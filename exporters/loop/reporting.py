@@ -38,9 +38,9 @@ class RoundReport:
     reasons
         By check of the gate, what spoke against promotion.
     told
-        Everything, as in ``report.json``: ``fold`` (where it is one of fresh audits), ``harvest``, ``clusters``, ``picked``, ``teach``, ``students``, ``gate``,
-        ``comparison`` on the fold, ``test`` (before and after on the test split), ``steps`` (seconds, CPU seconds and
-        US dollars of each).
+        Everything, as in ``report.json``: ``fold`` (where it is one of fresh audits), ``harvest``, ``clusters``,
+        ``picked``, ``teach``, ``students``, ``gate``, ``comparison`` on the fold, ``test`` (before and after on the
+        test split), ``steps`` (seconds, CPU seconds and US dollars of each).
     folder
         Where it is written; None when no round was begun.
     """
