@@ -164,7 +164,9 @@ def stream(
     router = Router.load(root)
     cascade = Cascade(router, {"small": tier("small", small), "large": tier("large", large)})
     with Ledger(url, store_text=store_text, redact=redact) as ledger:
-        auditor = None if audits is None else Auditor(ledger, {"large": large}, price=router.price, plan=audits)
+        auditor = None
+        if audits is not None:
+            auditor = Auditor(ledger, {"large": large}, price=router.price, plan=audits, waiting=10_000)
         for i, (prompt, task, split) in enumerate(zip(records.prompt, records.task, records.split, strict=True)):
             if split in splits:
                 told.clear()
@@ -177,5 +179,5 @@ def stream(
                 )  # fmt: skip
                 if auditor is not None and decision is not None:
                     auditor.submit(decision, route, prompt, query, dict(told))
-                    assert auditor.join()
+        assert auditor is None or auditor.join()
         ledger.flush()
