@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ for _name in ("sqlalchemy", "sklearn", "filelock"):
     pytest.importorskip(_name, reason="needs routenlp[fit,ledger] and filelock")
 
 from ledgers import accepted, both, escalated, look
+from ledgers import start as run_python
 from loops import PORTFOLIO, TASKS, fake_distil, first_students, loop_options, loop_records, stream
 
 import exporters.students
@@ -380,6 +382,50 @@ def test_a_killed_round_keeps_its_fold(folder: Path, monkeypatch: pytest.MonkeyP
     drawn.write_bytes(before + b"\n")
     with pytest.raises(InputError, match=r"fold\.jsonl was changed"):
         a_round(folder, ledger="own.db")
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+import exporters.loop.journal as journal
+from exporters.loop import FreshAudits, run_round
+from loops import fake_distil, loop_options, loop_records
+from exporters.students.teacher import Lesson
+where, late = Path(sys.argv[1]), sys.argv[2] == "late"
+sync, save = journal.sync_tree, journal.Journal._save
+def die(): os.kill(os.getpid(), signal.SIGKILL)
+def synced(folder):
+    sync(folder)
+    if not late: die()
+def saved(self):
+    if late and self.steps: die()
+    save(self)
+journal.sync_tree, journal.Journal._save = synced, saved
+run_round(where / "root", ledger=f"sqlite:///{where / 'own.db'}", options=loop_options(), distil=fake_distil,
+          records=loop_records(), ask=lambda _: Lesson("bad", 0.01), fresh=FreshAudits())
+"""
+
+
+def test_killed_while_it_draws_it_draws_the_same_and_pays_nothing_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL before and after the rename of the fold: the next call draws it again from the same bounds."""
+    log(folder, texts(100), reference=lambda i: None if i < 5 else "good")
+    for when in ("early", "late"):
+        process = run_python(_KILLED, folder, when)
+        told = process.communicate()
+        assert process.returncode == -signal.SIGKILL, told
+        assert not State(folder / "root").spent_audits.exists()
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Learning, "cluster", stop)
+    with pytest.raises(KeyboardInterrupt):
+        a_round(folder, ledger="own.db", ask=stop)
+    fold = json.loads((folder / "root" / "rounds" / "0001" / "journal.json").read_text())["steps"]["fold"]["told"]
+    assert (sum(fold["found"].values()), fold["asked"], fold["usd"]) == (100, 5, pytest.approx(0.05))
+    assert Release.current(folder / "root").id == "r0001"
 
 
 def test_tasks_without_a_plan_are_not_on_the_scale_of_audits(folder: Path) -> None:
