@@ -302,6 +302,22 @@ def test_the_fold_is_fenced_off_before_anything_is_harvested(folder: Path, tmp_p
     assert {*mine, *near, *turns} & harvest(work)
 
 
+def test_records_without_splits_keep_those_that_were_made(folder: Path, tmp_path: Path) -> None:
+    """The fold is calib beside them, and no record changes its split, tune rows made by the rule included."""
+    log(folder, texts(60))
+    fold_of(folder).draw(url(folder, "own.db"), tmp_path)
+    fold = read_fold(tmp_path, PORTFOLIO)
+    records = loop_records(sizes={"train": 3600})
+    work = Work.of(folder, replace(records, split=[""] * len(records)), loop_options())
+    joined = with_fold(work, fold)
+    before, after = work.prepared, joined.prepared
+    assert len(before.tune)
+    assert not joined.own_tune
+    assert after.records.split[: len(records)] == before.records.split
+    assert [after.records.query_id[i] for i in after.calib_all if i >= len(records)] == list(joined.fresh)
+    assert not after.straddlers
+
+
 def test_missing_answers_are_asked_and_paid_once(folder: Path, tmp_path: Path) -> None:
     """Failed audits are asked anew under the budget; too little, or a failing tier, refuses; what was paid stays."""
     log(folder, texts(80), reference=lambda i: None if i < 10 else "good")
