@@ -10,7 +10,7 @@ random sample. Students answer anew, so of the tier that learns nothing needs to
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from exporters.fence import Keys, item_keys
+from exporters.loop.answering import Asked, answer_batch
 from exporters.loop.audited import answers_of, told_answer, told_lesson, write_fold
 from exporters.loop.lessons import worst_price
 from exporters.loop.near import groups_of_new
@@ -36,8 +37,12 @@ from router_core.ledger.rows import key_of
 from router_core.ledger.sample import Sample, logged_queries, uniform_sample
 from router_core.portfolio import Tier
 from router_core.risks import least_n
+from router_core.student import Student
 
 __all__ = ["FreshAudits", "FreshFold", "asked_usd"]
+
+_UNLIKE = 0.01
+"""Share of answers that may differ when they are given again, as those of generative students may in rare ties."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ class FreshFold:
         Bounds in time.
     learned
         What the students that serve learned from, by task.
-    own
-        Tasks whose student answers anew.
+    students
+        Students that serve, by task; those of the round answer anew, so that nothing of their tier is needed.
     spent
         Hashed keys of calibration queries that were read before.
     asks
@@ -85,7 +90,7 @@ class FreshFold:
     since: float | None
     until: float
     learned: Mapping[str, Sequence[Pair]]
-    own: Collection[str]
+    students: Mapping[str, Student]
     spent: Keys
     asks: Mapping[str, Ask]
     before_usd: Mapping[str, float]
@@ -108,6 +113,7 @@ class FreshFold:
             raise InputError(f"{place}: {error}") from None
         found = [one for one in reader.routes(self.since, self.until, learnable=True) if one.id in sample.ids]
         self._check_whole(place, found, sample)
+        self._check_replayed(place, found)
         left_out: Counter[str] = Counter()
         rows = self._new(found, left_out)
         self._check_enough(place, rows)
@@ -144,6 +150,23 @@ class FreshFold:
                         f"{place}: {attempt.tier} answered as {attempt.model_name!r}, which is not the model of the "
                         "portfolio; certify on what was logged after that, with a portfolio that names it"
                     )
+
+    def _check_replayed(self, place: str, found: Sequence[LoggedRoute]) -> None:
+        """Refuse texts to which the students that serve answer otherwise than they did when they were asked."""
+        asked, then = [], []
+        for one in found:
+            task, said = one.task or "default", answers_of(one).get(self.work.options.tier)
+            if said is not None and task in self.students and one.bundle == self.bundle.id:
+                asked.append(Asked(one.id, task, one.text or ""))
+                then.append((said.answer or "").strip())
+        now = answer_batch(asked, self.students, self.work.progress)
+        other = sum(given.text.strip() != said for given, said in zip(now, then, strict=True))
+        if other > _UNLIKE * len(asked):
+            raise InputError(
+                f"{place}: to {other} of {len(asked)} sampled queries the students answer otherwise now than when they "
+                "served: the logged text is not all they were asked (earlier turns, a system prompt), or answers are "
+                "redacted, so the fold cannot be replayed; certify on records instead"
+            )
 
     def _new(self, found: Sequence[LoggedRoute], left_out: Counter[str]) -> list[dict[str, Any]]:
         """The queries that are new: no record, pair or earlier fold has them, and of near-duplicates one."""
@@ -191,7 +214,7 @@ class FreshFold:
         """Ask what is missing; how many answers, and for how many US dollars."""
         work, budget, asked = self.work, self.work.options.budget_usd, 0
         for tier in work.options.portfolio.tiers:
-            anew = self.own if tier.name == work.options.tier else ()
+            anew = self.students if tier.name == work.options.tier else ()
             missing = [row for row in rows if row["task"] not in anew and tier.name not in row["tiers"]]
             if not missing:
                 continue

@@ -263,7 +263,7 @@ def _with_audits(work: Work, journal: Journal, incumbent: Release, ledger: str, 
         begun, tier = journal.begun, work.options.tier
         fold = FreshFold(
             work, Bundle.load(incumbent.bundle), begun["fresh"]["since"], begun["until"],
-            learned=work.state.learned(incumbent.id), own=students_of(incumbent, tier, list(work.options.plans)),
+            learned=work.state.learned(incumbent.id), students=students_of(incumbent, tier, list(work.options.plans)),
             spent=spent_keys(work.state, _spent_audits(work.state)), asks=asks,
             before_usd=begun["fresh"]["before_usd"],
         )  # fmt: skip

@@ -19,7 +19,7 @@ for _name in ("sqlalchemy", "sklearn", "filelock"):
 
 from ledgers import accepted, both, escalated, look
 from ledgers import start as run_python
-from loops import PORTFOLIO, TASKS, fake_distil, first_students, loop_options, loop_records, stream
+from loops import PORTFOLIO, TASKS, fake_distil, first_students, know, loop_options, loop_records, stream
 
 import exporters.students
 import routenlp_integrations.cli.loop as commands
@@ -43,10 +43,13 @@ from router_core.keys import hash_keys
 from router_core.ledger import Ledger
 from router_core.portfolio import Portfolio, Tier
 from router_core.release import Release
+from router_core.student import make_student
 
 PLAN = 'tier = "small"\ntiers = ["small", "large"]\nportfolio = "portfolio.json"\nfolds = 3\nleast = 6\n' + (
     "[settings]\nalpha = 0.1\n" + "".join(f'[tasks.{task}]\nkind = "classifier"\ngrade = "exact"\n' for task in TASKS)
 )
+
+STUDENTS = dict.fromkeys(TASKS, make_student(know(0)))
 
 
 @pytest.fixture(scope="module")
@@ -96,24 +99,26 @@ def log(
     models: Mapping[str, str] | None = None,
     conversation: Callable[[int], str | None] = lambda _: None,
     middle: bool = False,
+    bundle: str = "b" * 64,
+    said: str = "good",
 ) -> None:
     """Log routes that the cheap tier served, every one chosen for an audit, by turns of both tasks."""
     with Ledger(url(folder, name), store_text=store_text, redact=redact) as ledger:
         for i, text in enumerate(texts):
             decision = None if rate is None else AuditDecision(f"{name} {i}", rate > 0, rate)
             ledger.append(
-                accepted(task=TASKS[i % 2]), text=text, answers={"small": Answer("good", 8, 1)}, reference="large",
-                audit=decision, models=models, conversation=conversation(i), at=float(i),
+                replace(accepted(task=TASKS[i % 2]), bundle=bundle), text=text, answers={"small": Answer(said, 8, 1)},
+                reference="large", audit=decision, models=models, conversation=conversation(i), at=float(i),
             )  # fmt: skip
             if decision is None or not decision.chosen:
                 continue
-            said = {"large": reference(i), **({"middle": "good"} if middle else {})}
+            audit = {"large": reference(i), **({"middle": "good"} if middle else {})}
             made = [
                 ledger.attempt(
                     tier, Answer(answer, 8, 1), accepted=False, cost_usd=1e-3, latency_ms=1.0, reason="audit",
                     model_name=None if models is None else models.get(tier),
                 )
-                for tier, answer in said.items()
+                for tier, answer in audit.items()
                 if answer is not None
             ]  # fmt: skip
             ledger.audited(decision.id, tuple(made), position=1, quality={}, value=None, text=None)
@@ -130,7 +135,7 @@ def fold_of(folder: Path, work: Work | None = None, **more: Any) -> FreshFold:
     """A reading of a ledger as a round does it."""
     state = State(folder / "root")
     work = work or Work.of(state.root, loop_records(), loop_options())
-    given = {"since": None, "until": 1e12, "learned": {}, "own": TASKS, "spent": hash_keys([]), "asks": {}}
+    given = {"since": None, "until": 1e12, "learned": {}, "students": STUDENTS, "spent": hash_keys([]), "asks": {}}
     given |= {"before_usd": asked_usd(state, work.options.portfolio.names), **more}
     return FreshFold(work, Bundle.load(Release.current(state.root).bundle), **given)
 
@@ -271,6 +276,18 @@ def test_only_new_queries_are_of_the_fold(folder: Path, tmp_path: Path) -> None:
     assert told["left_out"] == {"known from the records or learned before": 3, "of an earlier fold": 1}
     kept = [row["prompt"] for row in read_lines(tmp_path / "fold.jsonl")]
     assert kept == [mine[3], *mine[5:]]
+
+
+def test_texts_that_are_not_all_that_was_asked_are_noticed(folder: Path, tmp_path: Path) -> None:
+    """A student that answers a logged text otherwise than when it served was asked something else then."""
+    bundle = Bundle.load(Release.current(folder / "root").bundle).id
+    log(folder, texts(60), bundle=bundle)
+    assert fold_of(folder).draw(url(folder, "own.db"), tmp_path)["traffic"] == 60
+    log(folder, texts(60), bundle=bundle, said="bad", name="other.db")
+    with pytest.raises(InputError, match="to 60 of 60 sampled queries the students answer otherwise now"):
+        fold_of(folder).draw(url(folder, "other.db"), tmp_path)
+    log(folder, texts(60), said="bad", name="before.db")
+    assert fold_of(folder).draw(url(folder, "before.db"), tmp_path)["traffic"] == 60
 
 
 def test_the_fold_is_fenced_off_before_anything_is_harvested(folder: Path, tmp_path: Path) -> None:
