@@ -190,10 +190,8 @@ def checked_model(router: Router, tier: str, answer: Answer, name: str | None) -
 
 def form_departure(params: Mapping[str, Any]) -> str:
     """Why no calib row asked for an answer of this form; ``""`` for plain text."""
-    for name, told in _FORMS.items():
-        if params.get(name):
-            return f"{told} asked for, which calib did not have"
-    return ""
+    told = next((told for name, told in _FORMS.items() if params.get(name)), "") if params else ""
+    return f"{told} asked for, which calib did not have" if told else ""
 
 
 def plan_call(

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from router_core.bundle import Bundle
 from router_core.errors import InputError
-from router_core.fitting.candidates import ScoreTable
 from router_core.fitting.frozen import candidate_of, policy_table, scope_table
 from router_core.fitting.rivals import BASELINES, RIVALS
+from router_core.fitting.score_table import ScoreTable
 from router_core.fitting.tables import Progress, bad_answers, views_of
 from router_core.kernels import sweep
 from router_core.keys import hash_keys
-from router_core.outcomes import Outcome, apgr_and_cpt, describe_outcome
+from router_core.outcomes import Outcome, apgr_and_cpt, describe_outcome, describe_path
 from router_core.policy import CASCADE, ROUTE_ONLY, Policy, coin
 from router_core.promises import claim_json, overall_certificate
 from router_core.records import Records, read_records
@@ -209,7 +209,7 @@ class _Evaluation:
             name: describe_outcome(outcome, quality, cost, bad, self.tiers) for name, outcome in outcomes.items()
         }
         frontier = {
-            "routenlp" if name == CASCADE else name: _frontier(path, quality, cost, bad)
+            "routenlp" if name == CASCADE else name: describe_path(*path, quality, cost, bad)
             for name, path in found.frontiers.items()
         }
         told: dict[str, Any] = {
@@ -266,28 +266,6 @@ def _reported(name: str) -> str:
     if name in BASELINES:
         return f"{name}_certified"
     return "routenlp" if name == CASCADE else name
-
-
-def _frontier(
-    path: tuple[NDArray[np.int8], NDArray[np.float64]],
-    quality: NDArray[np.float64],
-    cost: NDArray[np.float64],
-    bad: NDArray[np.uint8],
-) -> list[dict[str, float | None]]:
-    """One point per step of a path; `lambda` runs from 0 (always the reference) to 1 (most aggressive)."""
-    served, spent = path
-    at = np.arange(len(quality))
-    best, dear = float(quality[:, -1].sum()), float(cost[:, -1].sum())
-    last = max(len(served) - 1, 1)
-    return [
-        {
-            "lambda": g / last,
-            "cost_ratio": float(spent[g].sum()) / dear if dear > 0 else None,
-            "quality_ratio": float(quality[at, served[g]].sum()) / best if best > 0 else None,
-            "joint_risk": float(bad[at, served[g]].mean()),
-        }
-        for g in range(len(served))
-    ]
 
 
 def _join(parts: Sequence[_Replayed]) -> _Replayed:

@@ -187,7 +187,7 @@ class Router:
             return Start(
                 text, task, view.scope, policy, last, f"{lapsed}; sent to {reference}", None, None, lapsed=True
             )
-        before = self.scorer.before(text, view)
+        before = self.scorer.before(text, view, priced=path.priced)
         scores = [path.score(j.risk, j.saving, before.toss) for j in before.judgements]
         tier = path.first(scores)
         return Start(text, task, view.scope, policy, tier, self._why(path, scores, tier), path, before)
@@ -260,13 +260,13 @@ class Router:
             judged = start.before.judgements[tier]
             shown = None
         else:
-            judged = self.scorer.after(start.before, tier, answer, tried, signals)
+            judged = self.scorer.after(start.before, tier, answer, tried, signals, priced=start.policy.priced)
             shown = 1.0 - judged.risk
             if math.isnan(judged.risk):
                 return False, shown, f"{name}: a signal the evidence model needs is missing; escalated"
         score = start.policy.score(judged.risk, judged.saving, start.before.toss)
         accepted = start.policy.accepts(tier, score)
-        threshold = float(start.policy.accept[start.policy.step, tier])
+        threshold = start.policy.thresholds[tier][1]
         if math.isinf(threshold) and accepted:
             why = start.reason if tier == start.tier else f"{name} is not judged"
             return True, shown, f"{why}; decided before generating, served"
@@ -375,7 +375,7 @@ class Router:
         names = self.portfolio.names
         if tier == len(scores):
             return f"no cheap tier's score clears its start threshold; sent to {names[tier]}"
-        threshold = float(path.start[path.step, tier])
+        threshold = path.thresholds[tier][0]
         if math.isinf(threshold):
             return f"the cascade starts at {names[tier]}"
         return f"{names[tier]}: {path.ordering.replace('_', ' ')} {scores[tier]:.4f} >= {threshold:.4f}"

@@ -189,5 +189,5 @@ def _slack(start: Start) -> float:
         return math.inf
     judged = before.judgements[start.tier]
     score = policy.score(judged.risk, judged.saving, before.toss)
-    slack = float(score - policy.start[policy.step, start.tier])
-    return slack * judged.saving if policy.ordering == "risk_per_dollar" else slack
+    slack = score - policy.thresholds[start.tier][0]
+    return slack * judged.saving if policy.priced else slack

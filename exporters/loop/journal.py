@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from exporters.loop.files import hashes_of, read_json, sync_tree, write_json
+from exporters.loop.files import hashes_of, read_json, write_json
+from router_core.durable import rename_folder, sync_tree
 from router_core.errors import InputError
 
 __all__ = ["JOURNAL", "Journal", "locked"]
@@ -106,7 +107,7 @@ class Journal:
         with self._roomy():
             told = dict(work(staging) or {})
             sync_tree(staging)
-            staging.rename(place)
+            rename_folder(staging, place)
             self.steps[step] = {
                 "files": hashes_of(place),
                 "told": told,

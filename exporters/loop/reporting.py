@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from exporters.clusters import Clusters
-from exporters.loop.files import read_json, write_bytes, write_json
+from exporters.loop.files import read_json, write_json
 from exporters.loop.gate import Verdict
 from exporters.loop.journal import Journal
 from exporters.loop.work import Work
 from exporters.showing import round_html
+from router_core.durable import write_file
 from router_core.release import Release
 
 __all__ = ["OUTCOMES", "RoundReport", "exhausted", "fold_line", "report_of"]
@@ -104,10 +104,10 @@ def report_of(work: Work, journal: Journal, incumbent: Release) -> RoundReport:
         reasons["incumbent"] = (journal.steps["promote"]["told"]["refused"],)
     report = RoundReport(work.state.root, int(journal.begun["round"]), outcome, release, reasons, told, journal.folder)
     write_json(journal.folder / "report.json", report.to_json())
-    write_bytes(journal.folder / "report.md", _markdown(report).encode())
+    write_file(journal.folder / "report.md", _markdown(report).encode())
     picture = journal.path("cluster") / "clusters.png"
     if picture.exists():
-        shutil.copyfile(picture, journal.folder / "clusters.png")
+        write_file(journal.folder / "clusters.png", picture.read_bytes())
     journal.run("report", lambda _: {"outcome": outcome})
     return report
 

@@ -19,6 +19,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from routenlp_integrations.langchain.assembled import loaded
 from routenlp_integrations.langchain.messages import with_route
 from routenlp_integrations.langchain.queried import QueriedChatModel
+from routenlp_integrations.langchain.run_config import described
 from routenlp_integrations.langchain.streaming import Deadline, Screen, last_chunks, leaving
 from routenlp_integrations.langchain.structured import Method, Structure, structured
 from routenlp_integrations.langchain.tiers import STRUCTURE, TierModel
@@ -149,6 +150,7 @@ class RoutingChatModel(QueriedChatModel):
 
     # One query
 
+    @described
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -163,6 +165,7 @@ class RoutingChatModel(QueriedChatModel):
                 step = advance(steps, self._ask(query, step, run_manager, trace))
         return with_route(self._finish(query, step), query.declared(step.tier))
 
+    @described
     async def _agenerate(
         self,
         messages: list[BaseMessage],
@@ -195,7 +198,7 @@ class RoutingChatModel(QueriedChatModel):
                 if buffered and not step.final:
                     step = advance(steps, self._ask(query, step, None, trace))
                     continue
-                tier, call = self._models[step], query.plan.call
+                tier, call = query.parts.models[step], query.plan.call
                 screen = Screen(call, final=step.final)
                 if step.wait_seconds:
                     time.sleep(step.wait_seconds)
@@ -235,7 +238,7 @@ class RoutingChatModel(QueriedChatModel):
                 if buffered and not step.final:
                     step = await self._aside(query, advance, steps, await self._aask(query, step, None, trace))
                     continue
-                tier, call = self._models[step], query.plan.call
+                tier, call = query.parts.models[step], query.plan.call
                 screen = Screen(call, final=step.final)
                 await asyncio.sleep(step.wait_seconds)
                 until_shown = Deadline(step.timeout_seconds)

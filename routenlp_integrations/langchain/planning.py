@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from langchain_core.messages import BaseMessage, ChatMessage, FunctionMessage, ToolMessage
+from langchain_core.messages import BaseMessage, ChatMessage, FunctionMessage, HumanMessage, SystemMessage, ToolMessage
 
 from routenlp_integrations.langchain.capabilities import Abilities, lacking
 from routenlp_integrations.langchain.messages import model_name_of, turns
@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 _TOOL_ROLES = frozenset({"tool", "function"})
+_TOOL_MESSAGES = (ToolMessage, FunctionMessage)
+_PLAIN = (HumanMessage, SystemMessage)
 _TEXT = frozenset({"text", "reasoning", "thinking", "redacted_thinking"})
 """Content blocks that are text, or that a model thought before its text."""
 
@@ -49,9 +51,8 @@ def content_departure(messages: Sequence[BaseMessage]) -> str:
     """Why no calib row was a conversation of this kind; ``""`` for text."""
     for message in messages:
         if (
-            getattr(message, "tool_calls", None)
-            or getattr(message, "invalid_tool_calls", None)
-            or isinstance(message, ToolMessage | FunctionMessage)
+            _calls(message)
+            or isinstance(message, _TOOL_MESSAGES)
             or (isinstance(message, ChatMessage) and message.role in _TOOL_ROLES)
             or message.additional_kwargs.keys() & {"tool_calls", "function_call"}
         ):
@@ -62,6 +63,13 @@ def content_departure(messages: Sequence[BaseMessage]) -> str:
             if kind not in _TEXT:
                 return f"the query holds {kind!r} content, which calib did not have"
     return ""
+
+
+def _calls(message: BaseMessage) -> bool:
+    # Pydantic takes its time to say that a message has no such attribute.
+    if type(message) in _PLAIN and not message.model_extra:
+        return False
+    return bool(getattr(message, "tool_calls", None) or getattr(message, "invalid_tool_calls", None))
 
 
 def plan(

@@ -7,7 +7,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 
-from routenlp_integrations.langchain.messages import answer_of, model_name_of, route_metadata
+from routenlp_integrations.langchain.messages import answer_of, model_name_of, route_metadata, text_of
 from routenlp_integrations.langchain.tiers import Call, as_chunk
 from router_core.cascade import Answer, Route
 from router_core.errors import TierError
@@ -61,7 +61,7 @@ class Screen:
             return self._calls or bool(content.strip() if isinstance(content, str) else content)
         if self._calls:
             return self._call.form is not None
-        return bool(str(message.text).strip())
+        return bool(text_of(message).strip())
 
     def answer(self) -> Answer:
         """The whole answer, once the stream has ended."""
@@ -71,7 +71,7 @@ class Screen:
 
     def broken(self, tier: str, error: Exception) -> TierError:
         """What is raised when a tier fails after something was shown: another answer cannot be put behind it."""
-        told = sum(len(str(chunk.message.text)) for chunk in self._all)
+        told = sum(len(text_of(chunk.message)) for chunk in self._all)
         return TierError(
             f"{tier} failed in the middle of its answer, after {told} characters of it were shown: "
             f"{type(error).__name__}"

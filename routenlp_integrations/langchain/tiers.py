@@ -170,24 +170,6 @@ class TierModel:
         answer = answer_of(result, call.messages, call.form)
         return answer if price is None else replace(answer, cost_usd=price)
 
-    def ask(
-        self, call: Call, run_manager: CallbackManagerForLLMRun | None, trace: Trace | None = None
-    ) -> Answer | Exception:
-        """Answer, or what the tier raised."""
-        try:
-            return self.generate(call, run_manager, trace)
-        except Exception as error:
-            return error
-
-    async def aask(
-        self, call: Call, run_manager: AsyncCallbackManagerForLLMRun | None, trace: Trace | None = None
-    ) -> Answer | Exception:
-        """Answer, or what the tier raised."""
-        try:
-            return await self.agenerate(call, run_manager, trace)
-        except Exception as error:
-            return error
-
     def stream(
         self, call: Call, run_manager: CallbackManagerForLLMRun | None, trace: Trace | None = None
     ) -> Generator[ChatGenerationChunk, None, None]:

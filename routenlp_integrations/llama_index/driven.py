@@ -32,6 +32,7 @@ from router_core.call_plan import (
     streamed_policy,
 )
 from router_core.driving import Step, Steps, advance, aperform, break_off, perform, walking
+from router_core.errors import InputError
 from router_core.logged_query import BROKEN, LEFT
 from router_core.policy import CASCADE
 from router_core.route import Route
@@ -51,6 +52,8 @@ class DrivenLLM(AssembledLLM):
 
     def _call(self, messages: Sequence[ChatMessage] | None, prompt: str, formatted: bool, kwargs: Any) -> Call:
         given = None if messages is None else list(messages)
+        if given is not None and not given:
+            raise InputError("the conversation has no messages; give chat at least one, such as a user's")
         return Call(given, prompt, formatted, kwargs, form_of(kwargs))
 
     def _begin(self, call: Call, asked: Asked, policy: str | None, span: str | None) -> Query:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from router_core.betting import betting_order
 from router_core.certificate import PathResult
 from router_core.claim import Certificate
-from router_core.fitting.candidates import ScoreTable
 from router_core.fitting.deployment import deployed
 from router_core.fitting.frozen import Candidate, candidate_of, policy_table, scope_table
 from router_core.fitting.incumbent import Comparison, Incumbent, compare
 from router_core.fitting.rivals import BASELINES
+from router_core.fitting.score_table import ScoreTable
 from router_core.fitting.tables import Progress, bad_answers
 from router_core.keys import ids_sha256
 from router_core.policy import Policy

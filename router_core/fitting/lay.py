@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_core.arrays import dump_arrays, dump_json, load_arrays, load_json
-from router_core.fitting.candidates import Choice, Goal, ScoreTable, best_path, choose_path, coin_path, confidence_paths
+from router_core.fitting.candidates import Choice, Goal, best_path, choose_path, coin_path, confidence_paths
 from router_core.fitting.rivals import COIN
+from router_core.fitting.score_table import ScoreTable
 from router_core.fitting.tables import views_of
 from router_core.policy import CASCADE, ROUTE_ONLY, Policy
 from router_core.records import Records

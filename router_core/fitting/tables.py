@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from router_core.encoder import Encoder, Prediction
 from router_core.evidence import Evidence, evidence
-from router_core.fitting.candidates import ScoreTable, tried_sets
+from router_core.fitting.candidates import tried_sets
+from router_core.fitting.score_table import ScoreTable
 from router_core.records import Records
 from router_core.router import Scopes
 from router_core.scoring import Scorer, View

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crashes import killed_at
 from releases import naming, release_of, small_release
 from tiny_student import tiny_checkpoint
 
@@ -203,36 +204,6 @@ def test_a_lone_student_answers_any_task(root: Path) -> None:
         assert found.answer("I love this", "any").text == found.answer("I love this").text == "good"
 
 
-class _Killed(BaseException):
-    """A process that is no more: nothing catches it."""
-
-
-def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> bool:
-    """Do something that dies at its n-th sync, rename or removal; whether it got that far."""
-    count = 0
-
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*given: Any, **named: Any) -> Any:
-            nonlocal count
-            if count == step:
-                raise _Killed
-            count += 1
-            return real(*given, **named)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for owner, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (os, "unlink")):
-            patch.setattr(owner, name, counted(getattr(os, name)))
-        # A killed process does not tidy up either.
-        patch.setattr(promoting.shutil, "rmtree", lambda *_, **__: None)
-        try:
-            act()
-        except _Killed:
-            return True
-    return False
-
-
 @pytest.mark.parametrize("what", ["publish", "promote", "rollback"])
 def test_killed_at_every_step(root: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Wherever it dies, a whole release serves, the one before or the new one, and trying again succeeds."""
@@ -269,7 +240,7 @@ def test_disk_errors_are_one_sentence(root: Path, monkeypatch: pytest.MonkeyPatc
 
     before = sorted(os.listdir(root))
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); r0001 serves$"):
         promote(root, "r0002")
     monkeypatch.undo()
     assert ids(root) == ("r0001", None)

@@ -314,7 +314,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("router_core.records_file.os.fsync", fail)
+        patched.setattr("os.fsync", fail)
         said = _collect(run, folder)
     assert said.code == 2
     assert "No space left" in said.err

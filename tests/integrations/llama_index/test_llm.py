@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import json
 import pickle
 import threading
@@ -180,6 +181,20 @@ def test_another_model_than_was_certified(make: Make, easy: str) -> None:
     assert (route["tier"], route["certificate"]) == ("large", None)
     assert "another model" in route["reason"]
     assert route_of(llm.chat(user(easy)))["attempts"][0]["tier"] == "large"
+
+
+async def _begun(llm: RoutingLLM, how: str, asked: Any) -> Any:
+    found = getattr(llm, how)(asked)
+    return await found if inspect.isawaitable(found) else found
+
+
+@pytest.mark.parametrize("how", ["chat", "achat", "stream_chat", "astream_chat"])
+async def test_a_conversation_without_messages(make: Make, how: str) -> None:
+    """It is the caller's mistake, told before any tier is asked."""
+    llm, tiers = make()
+    with pytest.raises(InputError, match="the conversation has no messages"):
+        await _begun(llm, how, [])
+    assert not any(tier.calls for tier in tiers.values())
 
 
 def test_settings_of_a_call_that_change_the_answers(make: Make, easy: str) -> None:

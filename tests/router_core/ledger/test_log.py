@@ -236,7 +236,7 @@ def test_a_route_unlike_any_other_is_dropped_not_raised(ledger: Ledger) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system on which all that is not dropped fits, in the database and in its log."""
-    with disks.small_disk(tmp_path / "disk", "2m") as disk:
+    with disks.small_disk(tmp_path / "disk", "4m") as disk:
         yield disk
 
 
