@@ -60,7 +60,7 @@ def test_p_values_equal_crepes() -> None:
 
 @pytest.mark.skipif(not numba_available(), reason="measures the compiled kernel")
 def test_p_values_are_fast() -> None:
-    """100,000 x 4 scores against 8 bins of 10,000 take less than 0.1 s of processor time once compiled (best of five)."""
+    """100,000 x 4 scores against 8 bins of 10,000 take less than 0.1 s of CPU time once compiled (best of five)."""
     rng = np.random.default_rng(12)
     fitted = BadPValues({("t", f"k{b}"): np.round(rng.random(10_000), 3) for b in range(8)})
     values, offsets = fitted.pack()
