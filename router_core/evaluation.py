@@ -26,7 +26,7 @@ from router_core.records import Records, read_records
 from router_core.router import Router
 from router_core.scopes import ALL
 from router_core.show import Report
-from router_core.splits import hash_key, prepare
+from router_core.splits import prepare, query_keys
 
 __all__ = ["evaluate"]
 
@@ -99,7 +99,7 @@ def evaluate(
 def _learned(bundle: Bundle, records: Records, rows: Rows) -> int:
     """How many of the rows the bundle was trained or tuned on: figures on them are too good."""
     keys = np.union1d(bundle.keys.train, bundle.keys.tune)
-    hits = [np.isin(hash_keys([records.group[i], hash_key(records.prompt[i])]), keys).any() for i in rows.tolist()]
+    hits = [np.isin(hash_keys(query_keys(records, [i])), keys).any() for i in rows.tolist()]
     return int(np.sum(hits))
 
 

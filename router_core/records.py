@@ -8,7 +8,7 @@ or two rows that contradict each other are errors that name the file, the row an
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,6 +64,8 @@ class Records:
         portfolio prices) or ``"assumed"`` (some token counts are assumptions); the weakest that occurs.
     source
         The files read, for messages.
+    merged
+        Per group that `router_core.splits.prepare` made of several, the keys it was made of.
     """
 
     query_id: list[str]
@@ -81,6 +83,7 @@ class Records:
     signals: dict[str, Floats] = field(default_factory=dict)
     cost_basis: str = "recorded"
     source: str = "records"
+    merged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.query_id)
@@ -105,6 +108,7 @@ class Records:
             signals={name: values[rows] for name, values in self.signals.items()},
             cost_basis=self.cost_basis,
             source=self.source,
+            merged=self.merged,
         )
 
     def for_models(self, names: Sequence[str]) -> Records:
@@ -129,6 +133,7 @@ class Records:
             signals={name: values[:, at] for name, values in self.signals.items()},
             cost_basis=self.cost_basis,
             source=self.source,
+            merged=self.merged,
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from router_core.groups import hash_key, merge_near_duplicates, normalise, unit_
 from router_core.records import SPLITS, Records
 from router_core.selection import DropReport, complete
 
-__all__ = ["Prepared", "hash_key", "hash_split", "normalise", "prepare", "unit_interval"]
+__all__ = ["Prepared", "hash_key", "hash_split", "normalise", "prepare", "query_keys", "unit_interval"]
 
 Indices = npt.NDArray[np.intp]
 
@@ -83,6 +83,19 @@ def hash_split(key: str) -> str:
     return "train" if u < 0.6 else "calib" if u < 0.8 else "test"
 
 
+def query_keys(records: Records, rows: Iterable[int]) -> set[str]:
+    """Return all keys that prepared queries may be known by.
+
+    The name of a group depends on which records came together and on whether they had a ``group`` column. So a query
+    is also known by every key its group was merged from, and by the key of its own text.
+    """
+    found: set[str] = set()
+    for i in rows:
+        group = records.group[i]
+        found.update((group, hash_key(records.prompt[i])), records.merged.get(group, ()))
+    return found
+
+
 def prepare(records: Records, *, require: Sequence[str] = ("train", "calib", "test")) -> Prepared:
     """Settle the splits of `records`, group near-duplicates, and take out straddlers.
 
@@ -126,10 +139,20 @@ def prepare(records: Records, *, require: Sequence[str] = ("train", "calib", "te
         for i in kept:
             if splits[i] == "train" and unit_interval(_TUNE_SALT, normalise(groups[i])) < _TUNE_SHARE:
                 splits[i] = "tune"
-    settled = replace(records, split=splits, group=groups)
+    settled = replace(records, split=splits, group=groups, merged=_merged(keys, groups, records.merged))
     if len(kept) < len(records):
         settled = settled.take(kept)
     return _indexed(settled, straddlers, supplied, require)
+
+
+def _merged(
+    keys: Sequence[str], groups: Sequence[str], before: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Per group of several keys, these keys and what they had been merged from."""
+    members: dict[str, set[str]] = {}
+    for key, group in zip(keys, groups, strict=True):
+        members.setdefault(group, set()).update((key, *before.get(key, ())))
+    return {group: tuple(sorted(names)) for group, names in members.items() if names != {group}}
 
 
 def _indexed(records: Records, straddlers: Mapping[str, int], supplied: bool, require: Sequence[str]) -> Prepared:

@@ -27,7 +27,7 @@ from router_core.ledger.records import records_from_ledger
 from router_core.ledger.url import is_ledger_url
 from router_core.records import Records, read_records
 from router_core.scopes import CertifyBy, Scopes
-from router_core.splits import Prepared, hash_key, prepare
+from router_core.splits import Prepared, prepare, query_keys
 
 __all__ = ["calibrate", "certify_bundle"]
 
@@ -90,7 +90,7 @@ def calibrate(
     frozen = candidate_parts(
         bundle.portfolio, candidate.scopes, candidate.scorer, candidate.policies, told, bundle.baselines
     )
-    mine = np.unique(hash_keys([prepared.records.group[i] for i in prepared.calib_all.tolist()]))
+    mine = hash_keys(query_keys(prepared.records, prepared.calib_all.tolist()))
     keys = bundle.keys
     if earlier is not None:
         keys = keys.merged(earlier)
@@ -158,7 +158,7 @@ def certify_bundle(
     """
     prepared, _, _ = _calib(bundle, records)
     _check_fresh(bundle, prepared)
-    mine = np.unique(hash_keys([prepared.records.group[i] for i in prepared.calib_all.tolist()]))
+    mine = hash_keys(query_keys(prepared.records, prepared.calib_all.tolist()))
     keys = bundle.keys if earlier is None else bundle.keys.merged(earlier)
     candidate, uses = candidate_of(bundle), keys.used(mine) + 1
     shown, compared = certify(candidate, prepared.records, prepared.calib, uses, progress, incumbent=incumbent)
@@ -192,12 +192,9 @@ def _calib(bundle: Bundle, records: Records) -> tuple[Prepared, Any, int]:
 
 
 def _check_fresh(bundle: Bundle, prepared: Prepared) -> None:
-    """Refuse calibration rows whose group, or whose own text, the bundle was trained or tuned on."""
+    """Refuse calibration rows that the bundle was trained or tuned on, by any of their keys."""
     records, learned = prepared.records, np.union1d(bundle.keys.train, bundle.keys.tune)
-    seen = [
-        bool(np.isin(hash_keys([records.group[i], hash_key(records.prompt[i])]), learned).any())
-        for i in prepared.calib_all.tolist()
-    ]
+    seen = [bool(np.isin(hash_keys(query_keys(records, [i])), learned).any()) for i in prepared.calib_all.tolist()]
     if any(seen):
         msg = (
             f"{records.source}: {sum(seen)} of {len(seen)} calibration queries share a key with what the bundle was "
