@@ -70,6 +70,11 @@ class Prepared:
         required = [name for name in ("train", "calib", "test") if name in self.records.split]
         return _indexed(records, self.straddlers, self.supplied, required), report
 
+    def without(self, rows: Indices) -> Prepared:
+        """Leave out the groups of these rows; the other rows keep their splits."""
+        kept = np.flatnonzero(~np.isin(self.group_id, self.group_id[rows]))
+        return _indexed(self.records.take(kept), self.straddlers, self.supplied, ())
+
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {len(getattr(self, name))}" for name in ("train", "tune", "calib", "test"))
         gone = sum(self.straddlers.values())

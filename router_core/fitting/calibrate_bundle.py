@@ -27,6 +27,7 @@ from router_core.ledger.records import records_from_ledger
 from router_core.ledger.url import is_ledger_url
 from router_core.records import Records, read_records
 from router_core.scopes import CertifyBy, Scopes
+from router_core.sketches import Sketches
 from router_core.splits import Prepared, prepare, query_keys
 
 __all__ = ["calibrate", "certify_bundle"]
@@ -55,6 +56,7 @@ def calibrate(
     records
         Records, or files to read them from: the rows marked calib if there is a ``split`` column, else every row.
         Of a ledger the random audits, without queries the bundle was trained or tuned on; never the escalations.
+        Near-duplicates of such queries (`router_core.sketches`) are left out of either, with their groups.
     out
         Folder to write; nothing is written when None.
     risk, alpha, delta, certify_by, simultaneous, max_age_days, max_decisions
@@ -85,6 +87,7 @@ def calibrate(
         records = _read(records, bundle)
     prepared, drops, foreign = _calib(bundle, records)
     _check_fresh(bundle, prepared)
+    prepared, near = _without_near_duplicates(bundle, prepared)
     candidate, choices = _candidate(bundle, settings, prepared)
     told = told_of(settings, candidate, bundle.settings["train_means"])
     frozen = candidate_parts(
@@ -114,6 +117,7 @@ def calibrate(
                 "repeats": len(prepared.calib_all) - len(prepared.calib),
                 "drops": str(drops),
                 "other_tasks": foreign,
+                "near_duplicates": near,
                 "from": bundle.id,
                 "paths": "laid again from the scores on tune" if "tuned.npz" in bundle.baselines else "kept",
             },
@@ -201,6 +205,25 @@ def _check_fresh(bundle: Bundle, prepared: Prepared) -> None:
             "trained or tuned on; a certificate needs queries that nothing was fitted on, so leave these out"
         )
         raise InputError(msg)
+
+
+def _without_near_duplicates(bundle: Bundle, prepared: Prepared) -> tuple[Prepared, int | None]:
+    """Leave out groups with a near-duplicate of what was learned; how many queries went, None if nobody can tell."""
+    sketches, records, rows = Sketches.from_parts(bundle.baselines), prepared.records, prepared.calib_all
+    if sketches is None:
+        return prepared, None
+    at = rows.tolist()
+    near = rows[sketches.near([records.prompt[i] for i in at], [records.task[i] for i in at])]
+    if not len(near):
+        return prepared, 0
+    left = prepared.without(near)
+    if not len(left.calib):
+        msg = (
+            f"{records.source}: all {len(rows)} calibration queries are near-duplicates of what the bundle was trained "
+            "or tuned on; a certificate needs queries that nothing was fitted on, so give others"
+        )
+        raise InputError(msg)
+    return left, len(rows) - len(left.calib_all)
 
 
 def _candidate(bundle: Bundle, settings: FitSettings, prepared: Prepared) -> tuple[Candidate, Any]:

@@ -27,6 +27,7 @@ from router_core.lapse import Validity
 from router_core.portfolio import Portfolio, Tier, derive_prices
 from router_core.records import Records, choose_tiers, read_records
 from router_core.scopes import ALL, CERTIFY_BY, CertifyBy, Scopes
+from router_core.sketches import SKETCHES, Sketches
 from router_core.splits import Prepared, prepare, query_keys
 
 __all__ = ["FitSettings", "fit", "told_of"]
@@ -150,7 +151,7 @@ def fit(
     keys = _keys(prepared, earlier)
     uses = keys.used(_calib_keys(prepared)) + 1
     told = told_of(settings, candidate, _train_means(prepared, candidate.scopes))
-    opaque = {**candidate.baselines.parts(), **work.tuned.parts()}
+    opaque = {**candidate.baselines.parts(), **work.tuned.parts(), SKETCHES: _sketches(prepared, learned).part()}
     frozen = candidate_parts(priced, candidate.scopes, candidate.scorer, candidate.policies, told, opaque)
     shown = certify(candidate, prepared.records, prepared.calib, uses, progress) if certified else unshown(candidate)
     bundle = Bundle(
@@ -229,6 +230,11 @@ def _keys(prepared: Prepared, earlier: KeyLedger | None) -> KeyLedger:
     if earlier is not None:
         return KeyLedger(train, tune, earlier.calib, earlier.uses)
     return KeyLedger(train, tune, np.zeros(0, np.uint64), np.zeros(0, np.int64))
+
+
+def _sketches(prepared: Prepared, learned: NDArray[np.intp]) -> Sketches:
+    records, rows = prepared.records, learned.tolist()
+    return Sketches.of([records.prompt[i] for i in rows], [records.task[i] for i in rows])
 
 
 def _calib_keys(prepared: Prepared) -> NDArray[np.uint64]:
