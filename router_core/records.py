@@ -8,6 +8,7 @@ or two rows that contradict each other are errors that name the file, the row an
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ __all__ = ["SPLITS", "DropReport", "Records", "choose_tiers", "complete", "read_
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 Texts = list[str | None]
+
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Controls, line separators and marks of direction: a name that holds one does not look like what it is."""
 
 # Names other tools give these columns, too unlike ours for a spelling check.
 _OTHER_NAMES = {
@@ -191,6 +195,10 @@ def read_records(paths: str | Path | Sequence[str | Path], portfolio: Portfolio 
     for i, label in zip(first, labels, strict=True):
         if label.split("/")[0] in ("", "*") or label.endswith("/*"):
             raise InputError(f"{rows.place(i)}: task {label!r} is reserved or has no name before '/'; rename it")
+        if unseen := _UNSEEN.search(label):
+            raise InputError(
+                f"{rows.place(i)}: column 'task' holds U+{ord(unseen[0]):04X}, a control character; rename it"
+            )
     return Records(
         query_id=[rows.texts("query_id")[i] or "" for i in first],
         prompt=[rows.texts("prompt")[i] or "" for i in first],
