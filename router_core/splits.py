@@ -167,6 +167,11 @@ def _indexed(records: Records, straddlers: Mapping[str, int], supplied: bool, re
     for split in require:
         if not rows[split]:
             why = "the split column names no query for it" if supplied else f"{len(records)} queries are too few"
+            if gone := straddlers.get(split):
+                why = (
+                    f"all its {gone} queries were taken out as straddlers, since their groups also have queries in a "
+                    "later split; put every group in one split"
+                )
             raise InputError(f"{records.source}: split {split!r} is empty; {why}")
     numbers: dict[str, int] = {}
     group_id = np.array([numbers.setdefault(group, len(numbers)) for group in records.group], dtype=np.intp)

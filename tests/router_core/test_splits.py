@@ -276,6 +276,13 @@ def test_bad_splits_are_named(split: list[str], says: str) -> None:
         prepare(records_of(texts(3), split))
 
 
+def test_a_split_that_only_held_straddlers_is_said_to() -> None:
+    """It is not the split column that is wrong, but the group column: all rows are of one group."""
+    records = records_of(texts(6), ["train", "train", "calib", "calib", "test", "test"], group=["one"] * 6)
+    with pytest.raises(InputError, match="split 'train' is empty; all its 2 queries were taken out as straddlers"):
+        prepare(records)
+
+
 def test_too_few_queries_for_three_splits() -> None:
     """A handful of rows that hash to one split is bad input; asking for fewer splits is not."""
     with pytest.raises(InputError, match="is empty; 1 queries are too few"):
