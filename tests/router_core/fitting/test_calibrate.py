@@ -217,3 +217,13 @@ def test_a_conversation_learned_from_under_another_name_is_refused() -> None:
     for name in ("thread a", "thread b"):
         with pytest.raises(InputError, match="30 of 400 calibration queries share a key"):
             calibrate(bundle, dataclasses.replace(fresh, group=[name] * 30 + [""] * (n - 30)))
+
+
+def test_a_mix_is_that_of_the_calibration_items(small_bundle: Path) -> None:
+    """The note counts the tasks of calib, which the claim is about, and not those of train."""
+    fresh = _fresh()
+    one = fresh.take([i for i, task in enumerate(fresh.task) if task == "mood"])
+    told = {name: calibrate(small_bundle, records).certificates["*", CASCADE] for name, records in
+            (("both", fresh), ("one", one))}  # fmt: skip
+    assert "calibration mix of 2 tasks, not for each" in told["both"].describe()
+    assert "holds for task 'mood', the only one among the calibration items" in told["one"].describe()
