@@ -21,6 +21,7 @@ from exporters.loop.corrections import corrected_routes, correction_of, settle_c
 from exporters.loop.folds import is_student_part
 from exporters.loop.logged_rows import LoggedRows
 from exporters.loop.near import near_records
+from router_core.bad import is_bad
 from router_core.errors import InputError
 from router_core.grades import Grading, grade, grader
 from router_core.groups import hash_key
@@ -262,7 +263,7 @@ def _reference(route: LoggedRoute) -> LoggedAttempt | None:
 def _bad(route: LoggedRoute, tolerance: float) -> bool:
     """Whether an audit or a user found the served answer bad."""
     grades = [told.value for told in route.feedback if told.kind == "audit" and told.value is not None]
-    if grades and 1.0 - grades[-1] > tolerance:
+    if grades and is_bad(1.0, grades[-1], tolerance):
         return True
     served = [one.answer for one in route.attempts if one.tier == route.tier and not one.audit and one.whole]
     right = correction_of(route)

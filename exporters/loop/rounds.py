@@ -18,7 +18,6 @@ import numpy as np
 
 from exporters.loop.audited import kept_keys, read_fold, spent_keys, with_fold
 from exporters.loop.files import read_json, write_json
-from exporters.loop.folds import calib_keys
 from exporters.loop.fresh import FreshAudits, FreshFold, asked_usd
 from exporters.loop.journal import Journal, locked
 from exporters.loop.learning import Learning
@@ -32,6 +31,7 @@ from router_core.bundle import Bundle
 from router_core.encoder import EncoderTrainer
 from router_core.errors import InputError
 from router_core.fitting.tables import Progress
+from router_core.keys import hash_keys
 from router_core.ledger.reader import seconds
 from router_core.records import Records
 from router_core.release import BUNDLE_FOLDER, RELEASES, Release
@@ -213,8 +213,9 @@ def _read_folds(state: State, work: Work) -> set[int]:
     records, releases = work.prepared.records, state.root / RELEASES
     used = [Bundle.load(one / BUNDLE_FOLDER).keys.calib for one in sorted(releases.glob("[!.]*")) if one.is_dir()]
     for fold in set(range(1, len(work.folds.ids))) - found:
-        keys = calib_keys(records, work.folds.rows(records, fold))
-        if any(np.isin(keys, mine).any() for mine in used):
+        # By groups: a short text may stand in several of them.
+        groups = hash_keys(records.group[i] for i in work.folds.rows(records, fold))
+        if any(np.isin(groups, mine).any() for mine in used):
             found.add(fold)
     return found
 
