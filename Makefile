@@ -22,7 +22,7 @@ demo: $(STAMPS)/demo ## fit, certify and route the packaged demo data; no key, n
 	$(BIN)/routenlp demo
 
 notebook: $(STAMPS)/notebook ## open the first notebook; no key, no network
-	$(BIN)/jupyter lab notebooks/01_five_minutes.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_five_minutes.ipynb
 
 notebooks: $(STAMPS)/notebook ## execute all notebooks from a clean kernel and keep what came out
 	$(BIN)/python notebooks/execute.py

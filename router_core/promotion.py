@@ -21,6 +21,7 @@ from router_core.checkpoint import CHECKPOINT, Checkpoint
 from router_core.durable import rename_folder, sync_folder, sync_tree, write_file
 from router_core.errors import BundleError, InputError
 from router_core.folder import BUNDLE, MANIFEST, FolderKind, read_folder
+from router_core.lapse import lapse_file
 from router_core.release import (
     BUNDLE_FOLDER,
     CHECKPOINTS,
@@ -73,7 +74,7 @@ def publish(
         When the id or a checkpoint's name cannot be a folder's, a tier has a checkpoint for all tasks and one for a
         task, another release has the id, or ROOT cannot be written.
     BundleError
-        When the bundle or a checkpoint is damaged.
+        When the bundle or a checkpoint is damaged, or the release that is there holds what does not belong to it.
     """
     root = Path(root).absolute()
     _check_names(release_id, checkpoints)
@@ -89,6 +90,7 @@ def publish(
                 if _ids(staging) != _ids(release.folder):
                     msg = f"{release.folder} is another release; releases are never changed, take another id"
                     raise InputError(msg)
+                _check_entries(release)
                 return release
             staging.chmod(0o755)
             rename_folder(staging, release.folder)
@@ -211,6 +213,7 @@ def _verify(root: Path, release_id: str) -> None:
     if not is_name(release_id) or not release.folder.is_dir():
         msg = f"{root} has no release {release_id!r}; publish it first"
         raise InputError(msg)
+    _check_entries(release)
     bundle = Bundle.load(release.bundle)
     named = {tier.name: tier.model or "" for tier in bundle.portfolio.tiers}
     held = {tier: _fingerprint(release, tier) for tier in release.tiers}
@@ -226,6 +229,23 @@ def _verify(root: Path, release_id: str) -> None:
             raise BundleError(msg)
     if missing := [tier for tier, model in named.items() if _DIGEST.fullmatch(model) and tier not in held]:
         msg = f"release {release_id} of {root} has no checkpoint of tier {missing[0]!r}, which its bundle names"
+        raise BundleError(msg)
+
+
+def _check_entries(release: Release) -> None:
+    """Refuse what no release has; lapses beside the bundle, also half-written ones, are no part of it."""
+    lapses = lapse_file(release.bundle).name
+    unknown = [
+        item.name
+        for item in release.folder.iterdir()
+        if item.name not in (BUNDLE_FOLDER, CHECKPOINTS, lapses) and not item.name.startswith(f".{lapses}")
+    ]
+    held = release.folder / CHECKPOINTS
+    known = set(release.checkpoints)
+    if held.is_dir():
+        unknown += [f"{CHECKPOINTS}/{item.name}" for item in held.iterdir() if item.name not in known]
+    if unknown:
+        msg = f"release {release.id} of {release.root}: {min(unknown)} does not belong to it; remove it"
         raise BundleError(msg)
 
 

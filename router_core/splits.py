@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from router_core.groups import hash_key, merge_near_duplicates, normalise, unit_
 from router_core.records import SPLITS, Records
 from router_core.selection import DropReport, complete
 
-__all__ = ["Prepared", "hash_key", "hash_split", "normalise", "prepare", "unit_interval"]
+__all__ = ["Prepared", "hash_key", "hash_split", "normalise", "prepare", "query_keys", "unit_interval"]
 
 Indices = npt.NDArray[np.intp]
 
@@ -70,6 +70,11 @@ class Prepared:
         required = [name for name in ("train", "calib", "test") if name in self.records.split]
         return _indexed(records, self.straddlers, self.supplied, required), report
 
+    def without(self, rows: Indices) -> Prepared:
+        """Leave out the groups of these rows; the other rows keep their splits."""
+        kept = np.flatnonzero(~np.isin(self.group_id, self.group_id[rows]))
+        return _indexed(self.records.take(kept), self.straddlers, self.supplied, ())
+
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {len(getattr(self, name))}" for name in ("train", "tune", "calib", "test"))
         gone = sum(self.straddlers.values())
@@ -81,6 +86,19 @@ def hash_split(key: str) -> str:
     """Return the split of a key: train below .6, calib below .8, else test."""
     u = unit_interval(_SPLIT_SALT, key)
     return "train" if u < 0.6 else "calib" if u < 0.8 else "test"
+
+
+def query_keys(records: Records, rows: Iterable[int]) -> set[str]:
+    """Return all keys that prepared queries may be known by.
+
+    The name of a group depends on which records came together and on whether they had a ``group`` column. So a query
+    is also known by every key its group was merged from, and by the key of its own text.
+    """
+    found: set[str] = set()
+    for i in rows:
+        group = records.group[i]
+        found.update((group, hash_key(records.prompt[i])), records.merged.get(group, ()))
+    return found
 
 
 def prepare(records: Records, *, require: Sequence[str] = ("train", "calib", "test")) -> Prepared:
@@ -126,10 +144,20 @@ def prepare(records: Records, *, require: Sequence[str] = ("train", "calib", "te
         for i in kept:
             if splits[i] == "train" and unit_interval(_TUNE_SALT, normalise(groups[i])) < _TUNE_SHARE:
                 splits[i] = "tune"
-    settled = replace(records, split=splits, group=groups)
+    settled = replace(records, split=splits, group=groups, merged=_merged(keys, groups, records.merged))
     if len(kept) < len(records):
         settled = settled.take(kept)
     return _indexed(settled, straddlers, supplied, require)
+
+
+def _merged(
+    keys: Sequence[str], groups: Sequence[str], before: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Per group of several keys, these keys and what they had been merged from."""
+    members: dict[str, set[str]] = {}
+    for key, group in zip(keys, groups, strict=True):
+        members.setdefault(group, set()).update((key, *before.get(key, ())))
+    return {group: tuple(sorted(names)) for group, names in members.items() if names != {group}}
 
 
 def _indexed(records: Records, straddlers: Mapping[str, int], supplied: bool, require: Sequence[str]) -> Prepared:
@@ -139,6 +167,11 @@ def _indexed(records: Records, straddlers: Mapping[str, int], supplied: bool, re
     for split in require:
         if not rows[split]:
             why = "the split column names no query for it" if supplied else f"{len(records)} queries are too few"
+            if gone := straddlers.get(split):
+                why = (
+                    f"all its {gone} queries were taken out as straddlers, since their groups also have queries in a "
+                    "later split; put every group in one split"
+                )
             raise InputError(f"{records.source}: split {split!r} is empty; {why}")
     numbers: dict[str, int] = {}
     group_id = np.array([numbers.setdefault(group, len(numbers)) for group in records.group], dtype=np.intp)

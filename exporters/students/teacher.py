@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from exporters.fence import NO_KEYS, Keys, item_keys, refuse_calib
+from router_core.durable import sync_folder
 from router_core.errors import InputError, TierError
 
 if TYPE_CHECKING:
@@ -282,6 +283,8 @@ class _Journal:
         file.seek(len(whole))
         if not whole:
             file.write((json.dumps(_HEAD) + "\n").encode())
+            # Without this a loss of power may take the new file's name, and with it what was paid for.
+            sync_folder(self.path.parent)
         return file
 
 

@@ -130,7 +130,7 @@ def certify(
                 minimum_n=least,
                 calib_sha256=ids,
                 use_count=uses,
-                notes=(*_notes(candidate.scopes, scope), *_gaps(table, path)),
+                notes=(*_notes(candidate.scopes, scope, records, rows), *_gaps(table, path)),
             )
     if incumbent is None:
         return shown
@@ -199,10 +199,19 @@ def _gaps(table: ScoreTable | None, path: Policy) -> tuple[str, ...]:
     return (f"{unknown} items lack an answer or a signal that serving has, and count as bad",) if unknown else ()
 
 
-def _notes(scopes: Scopes, scope: str) -> tuple[str, ...]:
+def _notes(scopes: Scopes, scope: str, records: Records, rows: NDArray[np.intp]) -> tuple[str, ...]:
+    """What mix the claim is about: that of the scope's calibration items, which need not be that of train."""
+    at = rows.tolist()
     if scope in ("*", ALL) and scope not in scopes.subtasks:
         if len(scopes.subtasks) > 1:
-            return (f"holds for the calibration mix of {len(scopes.subtasks)} tasks, not for each",)
+            return _mix("task", {records.task[i] for i in at})
         scope = next(iter(scopes.subtasks))
-    subtasks = scopes.subtasks.get(scope.removesuffix("/*"), ())
-    return (f"holds for this mix of {len(subtasks)} subtasks, not for each",) if subtasks else ()
+    if not scopes.subtasks.get(scope.removesuffix("/*")):
+        return ()
+    return _mix("subtask", {records.subtask[i] for i in at} - {""})
+
+
+def _mix(kind: str, names: set[str]) -> tuple[str, ...]:
+    if len(names) == 1:
+        return (f"holds for {kind} {next(iter(names))!r}, the only one among the calibration items",)
+    return (f"holds for the calibration mix of {len(names)} {kind}s, not for each",) if names else ()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from router_core.bad import is_bad
 from router_core.encoder import Encoder, Prediction
 from router_core.evidence import Evidence, evidence
 from router_core.fitting.candidates import tried_sets
@@ -27,7 +28,7 @@ Known = Mapping[tuple[int, tuple[int, ...]], Sequence[Evidence | None]]
 
 def bad_answers(records: Records, tolerance: float) -> NDArray[np.uint8]:
     """B, uint8 [n, K]: the reference tier's quality exceeds the answer's by more than the tolerance."""
-    return (records.quality[:, -1:] - records.quality > tolerance).astype(np.uint8)
+    return is_bad(records.quality[:, -1:], records.quality, tolerance).astype(np.uint8)
 
 
 def views_of(records: Records, scopes: Scopes, scope: str, rows: NDArray[np.intp]) -> list[View | None]:

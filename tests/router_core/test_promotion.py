@@ -119,6 +119,26 @@ def test_a_corrupted_part_is_not_promoted(root: Path) -> None:
     promote(root, "r0002")
 
 
+@pytest.mark.parametrize("name", ["notes.txt", ".hidden", "other/", "checkpoints/stray.txt", "checkpoints/small@x/"])
+def test_what_does_not_belong_to_a_release(root: Path, small_bundle: Path, name: str) -> None:
+    """Beside the bundle and among the checkpoints it is refused; a lapse, half-written too, is no part and stays."""
+    folder = root / "releases" / "r0002"
+    for told in ("bundle.lapse.json", ".bundle.lapse.json.x7"):
+        (folder / told).touch()
+    stray = folder / name
+    (stray.mkdir if name.endswith("/") else stray.touch)()
+    for act in (
+        lambda: promote(root, "r0002"),
+        lambda: publish(root, "r0002", folder / "bundle", {"small": Release(root, "r0002").checkpoint("small")}),
+    ):
+        with pytest.raises(BundleError, match=f"{name.rstrip('/')} does not belong"):
+            act()
+    assert ids(root) == ("r0001", None)
+    (stray.rmdir if name.endswith("/") else stray.unlink)()
+    promote(root, "r0002")
+    assert ids(root) == ("r0002", "r0001")
+
+
 @pytest.mark.parametrize(
     ("named", "held", "message"),
     [

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from router_core.errors import InputError
 from router_core.groups import merge_near_duplicates
 from router_core.records import Records, read_records
-from router_core.splits import Prepared, hash_key, hash_split, normalise, prepare, unit_interval
+from router_core.splits import Prepared, hash_key, hash_split, normalise, prepare, query_keys, unit_interval
 
 WORDS = [f"w{i}" for i in range(4000)]
 
@@ -276,6 +276,13 @@ def test_bad_splits_are_named(split: list[str], says: str) -> None:
         prepare(records_of(texts(3), split))
 
 
+def test_a_split_that_only_held_straddlers_is_said_to() -> None:
+    """It is not the split column that is wrong, but the group column: all rows are of one group."""
+    records = records_of(texts(6), ["train", "train", "calib", "calib", "test", "test"], group=["one"] * 6)
+    with pytest.raises(InputError, match="split 'train' is empty; all its 2 queries were taken out as straddlers"):
+        prepare(records)
+
+
 def test_too_few_queries_for_three_splits() -> None:
     """A handful of rows that hash to one split is bad input; asking for fewer splits is not."""
     with pytest.raises(InputError, match="is empty; 1 queries are too few"):
@@ -461,3 +468,15 @@ def test_made_splits_reproduce_the_published_ones(shared, name: str) -> None:
     """Where the published key is the prompt, hashing gives back the split column of every query."""
     records = read_records(shared / "routing" / f"{name}.parquet")
     assert [hash_split(hash_key(prompt)) for prompt in records.prompt] == records.split
+
+
+def test_a_merged_group_remembers_the_names_it_was_merged_from() -> None:
+    """Every group key that near-duplicates merged is kept, also when the records are prepared once more."""
+    same = texts(1, seed=5)[0]
+    prompts = [*texts(20), same, f"{same}!"]
+    group = [*(f"g{i}" for i in range(20)), "talk b", "talk a"]
+    once = prepare(records_of(prompts, ["train"] * 22, group=group), require=())
+    assert once.records.group[20:] == ["talk a", "talk a"]
+    for records in (once.records, prepare(once.records.take(range(15, 22)), require=()).records):
+        assert query_keys(records, [len(records) - 2]) == {"talk a", "talk b", normalise(same)}
+        assert query_keys(records, [0]) == {records.group[0], normalise(records.prompt[0])}

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from router_core.durable import sync_folder
 from router_core.errors import InputError, MissingExtraError
 
 __all__ = ["Entry", "Journal"]
@@ -173,6 +174,8 @@ class Journal:
         self._new = not content
         if not whole:
             file.write((json.dumps(_HEAD) + "\n").encode())
+            # Without this a loss of power may take the new file's name, and with it what was paid for.
+            sync_folder(self._path.parent)
         return file
 
     def _read(self, line: bytes, number: int) -> None:
