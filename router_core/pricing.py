@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from router_core.portfolio import Tier
 
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from router_core.route import Answer
 
 __all__ = ["attempt_price", "estimate_tokens", "expected_price"]
-
-N = TypeVar("N", int, float)
 
 _CHARACTERS_PER_TOKEN = 4
 _WARNED: set[tuple[str, str]] = set()
@@ -40,24 +38,27 @@ def attempt_price(tier: Tier, prompt: str, answer: Answer) -> float:
         What it returned.
     """
     told, sent, received = answer.cost_usd, answer.prompt_tokens, answer.completion_tokens
-    if told is not None and (told := _counted(tier, "cost", told)) is not None:
-        return told
-    sent = None if sent is None else _counted(tier, "number of prompt tokens", sent)
-    received = None if received is None else _counted(tier, "number of completion tokens", received)
-    return tier.price(
-        estimate_tokens(prompt) if sent is None else sent,
-        estimate_tokens(answer.text) if received is None else received,
-    )
+    if told is not None:
+        if 0 <= told < math.inf:
+            return told
+        _warn(tier, "cost", told)
+    if sent is None or not 0 <= sent < math.inf:
+        sent = _estimated(tier, "number of prompt tokens", sent, prompt)
+    if received is None or not 0 <= received < math.inf:
+        received = _estimated(tier, "number of completion tokens", received, answer.text)
+    return tier.price(sent, received)
 
 
-def _counted(tier: Tier, what: str, figure: N) -> N | None:
-    """The figure, None where it cannot be one."""
-    if 0 <= figure < math.inf:
-        return figure
+def _estimated(tier: Tier, what: str, told: float | None, text: str) -> int:
+    if told is not None:
+        _warn(tier, what, told)
+    return estimate_tokens(text)
+
+
+def _warn(tier: Tier, what: str, told: float) -> None:
     if (tier.name, what) not in _WARNED:
         _WARNED.add((tier.name, what))
-        warnings.warn(f"tier {tier.name!r} told a {what} of {figure}; it is estimated instead", stacklevel=4)
-    return None
+        warnings.warn(f"tier {tier.name!r} told a {what} of {told}; it is estimated instead", stacklevel=4)
 
 
 def expected_price(tier: Tier, sent: int, mean_usd: float | None) -> float:

@@ -127,23 +127,10 @@ class Trace:
 
         The `last` tier may answer nothing at all: there is none to ask instead, and its caller may have meant it.
         """
-        name, outages = self.router.portfolio.names[tier], self.router.outages
-        outcome = yield from self._asked_once(tier, name, able=able, final=final, last=last)
-        answer = outcome.answer
-        if answer is None:
-            outages.departed(name, outcome.failed)
-        elif answer.covered and not final:
-            outages.departed(name, f"{name}: {answer.covered}")
-        else:
-            outages.answered(name)
-        return outcome
-
-    def _asked_once(
-        self, tier: int, name: str, *, able: bool, final: bool, last: bool
-    ) -> Generator[Step, Reply, Outcome]:
+        name = self.router.portfolio.names[tier]
         self._asked.add(tier)
         if not able:
-            return Outcome(None, f"{name} cannot take this query", called=False)
+            return self._departed(name, Outcome(None, f"{name} cannot take this query", called=False))
         began, cost = time.perf_counter(), 0.0
         try:
             reply, retries = yield from self._calls(name, final)
@@ -161,12 +148,23 @@ class Trace:
                 self._held = None
         elapsed = (time.perf_counter() - began) * 1e3
         if reply is None:
-            return Outcome(None, f"{name} rests after repeated failures", called=False)
+            return self._departed(name, Outcome(None, f"{name} rests after repeated failures", called=False))
         if isinstance(reply, Exception):
-            return Outcome(None, f"{name} failed: {type(reply).__name__}", reply, cost, elapsed, retries)
+            failed = f"{name} failed: {type(reply).__name__}"
+            return self._departed(name, Outcome(None, failed, reply, cost, elapsed, retries))
         if not last and not reply.text.strip() and not reply.covered:
-            return Outcome(None, f"{name} returned nothing", None, cost, elapsed, retries)
-        return Outcome(reply, "", None, cost, elapsed, retries)
+            return self._departed(name, Outcome(None, f"{name} returned nothing", None, cost, elapsed, retries))
+        outcome = Outcome(reply, "", None, cost, elapsed, retries)
+        if reply.covered and not final:
+            return self._departed(name, outcome)
+        self.router.outages.answered(name)
+        return outcome
+
+    def _departed(self, name: str, outcome: Outcome) -> Outcome:
+        """Note that the query departs from the policy at this tier."""
+        why = outcome.failed if outcome.answer is None else f"{name}: {outcome.answer.covered}"
+        self.router.outages.departed(name, why)
+        return outcome
 
     def _calls(self, name: str, final: bool) -> Generator[Step, Reply, tuple[Reply | None, int]]:
         """The last reply of a tier and how often it was retried; no reply when its circuit breaker is open."""

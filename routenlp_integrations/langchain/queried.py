@@ -61,7 +61,8 @@ class QueriedChatModel(AssembledChatModel):
         task = kwargs.get(TASK) or self.task
         stopped = (self.stop if stop is None else stop) or None
         call = Call(messages, stopped, params, form_of(params), router.scopes.named(task), router.portfolio.models)
-        changed = decoding_changes(params, {"temperature": self.temperature, "max_tokens": self.max_tokens})
+        own = {"temperature": self.temperature, "max_tokens": self.max_tokens} if params else {}
+        changed = decoding_changes(params, own)
         if stop is not None and list(stop) != (self.stop or []):
             changed.append("stop")
         made = plan(

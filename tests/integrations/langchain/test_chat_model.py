@@ -10,6 +10,7 @@ import re
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import pytest
 from bundles import DOUBTFUL, TIERS, small_records
@@ -285,7 +286,7 @@ def test_copies_route_alike(make: Make, easy: str, clone: Any) -> None:
     assert isinstance(twin, BaseChatModel)
     assert route_of(twin.invoke(easy)) == route_of(model.invoke(easy))
     with pytest.warns(UserWarning, match="never calibrated"):
-        twin.invoke(easy, {"configurable": {"task": f"none-{id(twin)}"}})
+        twin.invoke(easy, {"configurable": {"task": f"none-{uuid4()}"}})
 
 
 def test_a_cached_answer_belongs_to_its_task(make: Make, easy: str) -> None:
