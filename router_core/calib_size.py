@@ -11,7 +11,7 @@ from router_core.bad import is_bad
 from router_core.certificate import allowed_bad
 from router_core.records import Records
 from router_core.risks import least_n
-from router_core.splits import prepare
+from router_core.splits import one_of_each, prepare
 
 __all__ = ["ALPHAS", "CalibSize", "calib_sizes", "realistic_n"]
 
@@ -73,7 +73,7 @@ def calib_sizes(records: Records, delta: float = 0.1) -> dict[str, CalibSize]:
         rate = None if best is None else float(rates[best])
         shrunk = ((rate or 0.0) * len(quality) + 1.0) / (len(quality) + 2.0)
         told[task] = CalibSize(
-            rows=int(here[prepared.calib].sum()),
+            rows=len(one_of_each(settled, prepared.calib[here[prepared.calib]].tolist())),
             tier=None if best is None else settled.models[best],
             bad_rate=rate,
             train_rows=len(quality),

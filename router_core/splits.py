@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from router_core.groups import hash_key, merge_near_duplicates, normalise, unit_
 from router_core.records import SPLITS, Records
 from router_core.selection import DropReport, complete
 
-__all__ = ["Prepared", "hash_key", "hash_split", "normalise", "prepare", "query_keys", "unit_interval"]
+__all__ = ["Prepared", "hash_key", "hash_split", "normalise", "one_of_each", "prepare", "query_keys", "unit_interval"]
 
 Indices = npt.NDArray[np.intp]
 
@@ -44,7 +45,8 @@ class Prepared:
     train, tune, calib_all, test, audit
         Row numbers, ascending; together every row once. `tune` is taken out of `train` and may be empty.
     calib
-        One row per group of `calib_all`, the one whose query_id has the smallest SHA-256. Only these certify.
+        One row per group and label of `calib_all`, the one whose query_id has the smallest SHA-256. Only these certify;
+        of a group with several labels a scope takes one row (`one_of_each`).
     group_id
         Per row the number of its group, shape [n].
     straddlers
@@ -99,6 +101,20 @@ def query_keys(records: Records, rows: Iterable[int]) -> set[str]:
         group = records.group[i]
         found.update((group, hash_key(records.prompt[i])), records.merged.get(group, ()))
     return found
+
+
+def one_of_each(records: Records, rows: Iterable[int], label: Callable[[int], Any] = lambda _: None) -> list[int]:
+    """Return of each group, and label if one is given, the row whose query_id has the smallest SHA-256, in their order.
+
+    Never chosen by outcome, and the same whatever else was taken out before.
+    """
+    listed = list(rows)
+    chosen: dict[tuple[str, Any], tuple[bytes, int]] = {}
+    for i in listed:
+        mine, cell = (hashlib.sha256(records.query_id[i].encode()).digest(), i), (records.group[i], label(i))
+        chosen[cell] = min(chosen.get(cell, mine), mine)
+    kept = {i for _, i in chosen.values()}
+    return [i for i in listed if i in kept]
 
 
 def prepare(records: Records, *, require: Sequence[str] = ("train", "calib", "test")) -> Prepared:
@@ -175,11 +191,6 @@ def _indexed(records: Records, straddlers: Mapping[str, int], supplied: bool, re
             raise InputError(f"{records.source}: split {split!r} is empty; {why}")
     numbers: dict[str, int] = {}
     group_id = np.array([numbers.setdefault(group, len(numbers)) for group in records.group], dtype=np.intp)
-    chosen: dict[int, tuple[bytes, int]] = {}
-    for i in rows["calib"]:
-        mine = (hashlib.sha256(records.query_id[i].encode()).digest(), i)
-        group = int(group_id[i])
-        chosen[group] = min(chosen.get(group, mine), mine)
 
     def index(values: Sequence[int]) -> Indices:
         return np.array(sorted(values), dtype=np.intp)
@@ -188,7 +199,8 @@ def _indexed(records: Records, straddlers: Mapping[str, int], supplied: bool, re
         records=records,
         train=index(rows["train"]),
         tune=index(rows["tune"]),
-        calib=index([i for _, i in chosen.values()]),
+        # By label too: a conversation over several tasks must not stand for only one of them.
+        calib=index(one_of_each(records, rows["calib"], lambda i: (records.task[i], records.subtask[i]))),
         calib_all=index(rows["calib"]),
         test=index(rows["test"]),
         audit=index(rows["audit"]),

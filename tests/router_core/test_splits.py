@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from router_core.errors import InputError
 from router_core.groups import merge_near_duplicates
 from router_core.records import Records, read_records
-from router_core.splits import Prepared, hash_key, hash_split, normalise, prepare, query_keys, unit_interval
+from router_core.splits import (
+    Prepared,
+    hash_key,
+    hash_split,
+    normalise,
+    one_of_each,
+    prepare,
+    query_keys,
+    unit_interval,
+)
 
 WORDS = [f"w{i}" for i in range(4000)]
 
@@ -60,8 +69,9 @@ def check_sound(prepared: Prepared) -> None:
         for second in parts[i + 1 : 4]:
             shared = set(prepared.group_id[first]) & set(prepared.group_id[second])
             assert not shared, "a group on two sides"
-    groups = prepared.group_id[prepared.calib].tolist()
-    assert len(set(groups)) == len(groups), "two calib rows of one group"
+    groups, r = prepared.group_id[prepared.calib].tolist(), prepared.records
+    cells = [(group, r.task[i], r.subtask[i]) for group, i in zip(groups, prepared.calib.tolist(), strict=True)]
+    assert len(set(cells)) == len(cells), "two calib rows of one group and label"
     assert set(groups) == set(prepared.group_id[prepared.calib_all].tolist()), "a calib group unheard"
 
 
@@ -234,6 +244,21 @@ def test_one_calib_row_per_group_is_the_smallest_hash() -> None:
     assert prepared.calib.tolist() == sorted([1, expected])
     assert prepared.calib_all.tolist() == [1, 3, 4, 5, 6]
     assert prepared.test.tolist() == [2, 7, 8]
+
+
+def test_a_conversation_over_two_tasks_is_heard_in_both() -> None:
+    """One turn of each task, fixed by its id alone; over all tasks one turn."""
+    prompts = texts(6)
+    records = replace(
+        records_of(prompts, ["train", "test", *["calib"] * 4], group=["a", "b", "talk", "talk", "talk", "c"]),
+        task=["tone", "tone", "tone", "mood", "mood", "mood"],
+    )
+    prepared = prepare(records)
+    digest = [hashlib.sha256(one.encode()).digest() for one in prepared.records.query_id]
+    mood = min((3, 4), key=lambda i: digest[i])
+    assert prepared.calib.tolist() == [2, mood, 5]
+    both = one_of_each(prepared.records, prepared.calib.tolist())
+    assert both == [min((2, mood), key=lambda i: digest[i]), 5]
 
 
 def test_repeating_calib_items_does_not_add_to_n() -> None:
