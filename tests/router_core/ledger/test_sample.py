@@ -64,7 +64,7 @@ def test_denser_audits_are_thinned() -> None:
 @pytest.mark.parametrize(
     ("without", "said"),
     [
-        (logged("x", probability=0.0, at=3600.0), r"1 of 51 .* 1970-01-01T01:00:00.000Z, came when budget or backlog"),
+        (logged("x", probability=0.0, at=3600.0), r"1 of 51 .* came when budget or backlog allowed none.* the time from 1970-01-01T01:00:00.001Z on"),
         (logged("x", probability=None), "was not put under audit"),
     ],
 )
@@ -105,4 +105,6 @@ def test_a_ledger_is_read_by_task_time_and_page(tmp_path: Path, monkeypatch: pyt
     assert found[0].group == found[1].group
     assert found[2].group == found[3].group != found[0].group
     assert [(one.probability, one.audited) for one in found[:2]] == [(0.5, True), (0.5, False)]
+    assert [one.task for one in found] == ["mood", "mood", "mood", "default"]
+    assert [one.text for one in found] == [None] * 4
     assert [one.probability for one in logged_queries(reader, ["mood"], since=3.0)] == [None]
