@@ -160,8 +160,7 @@ class FreshFold:
             )
         for one in found:
             for attempt in one.attempts:
-                known = attempt.tier in self.bundle.portfolio.names and attempt.tier != self.work.options.tier
-                if known and fingerprint_changed(self.bundle, attempt.tier, attempt.model_name):
+                if self._changed(attempt.tier, attempt.model_name):
                     raise InputError(
                         f"{place}: {attempt.tier} answered as {attempt.model_name!r}, which is not the model of the "
                         "portfolio; certify on what was logged after that, with a portfolio that names it"
@@ -276,12 +275,17 @@ class FreshFold:
                 )
         return asked, work.options.budget_usd - budget
 
+    def _changed(self, tier: str, model_name: str | None) -> bool:
+        """Whether another model than the portfolio's answered; the tier that learns changes by what it learns."""
+        known = tier in self.bundle.portfolio.names and tier != self.work.options.tier
+        return known and fingerprint_changed(self.bundle, tier, model_name)
+
     def _certified(self, place: str, tier: Tier, ask: Ask) -> Ask:
         """Ask, and refuse an answer of another model than the one the certificate is about."""
 
         def checked(prompt: str) -> Lesson:
             lesson = ask(prompt)
-            if tier.name != self.work.options.tier and fingerprint_changed(self.bundle, tier.name, lesson.model_name):
+            if self._changed(tier.name, lesson.model_name):
                 raise InputError(
                     f"{place}: the teacher of {tier.name!r} answers as {lesson.model_name!r}, which is not the model "
                     "of the portfolio; name that model in the file of tiers"

@@ -201,8 +201,8 @@ def fold_line(told: Mapping[str, Any]) -> str:
         f"{told['traffic']} logged queries, one of a group: a conversation, a text and its near-duplicates. New groups "
         f"are {_counts(told['groups'])}, of at most {told['largest']} queries, which count as one. Of "
         f"{told['audited']} audits left out: "
-        f"{_counts({name: count for name, count in left_out.items() if count}) or 'none'}{asked}. To "
-        f"{told['replayed']} of them the students that served answer as they did when they were asked."
+        f"{_counts({name: count for name, count in left_out.items() if count}) or 'none'}{asked}. "
+        f"Compared with what the students said when they served: {told['replayed']} answers."
     )
 
 

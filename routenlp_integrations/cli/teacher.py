@@ -11,8 +11,8 @@ from router_core.errors import InputError, MissingExtraError, TierError
 
 if TYPE_CHECKING:
     from exporters.students.teacher import Ask, Lesson
-    from router_core.portfolio import Portfolio
     from routenlp_integrations.langchain.collect import Asked
+    from router_core.portfolio import Portfolio
 
 __all__ = ["LiveTeacher", "live_teacher", "live_teachers", "reference_of"]
 
@@ -127,4 +127,4 @@ def _lesson(asked: Any, reply: Any, message: Any) -> Lesson:
         raise TierError(f"{asked.name} gave an empty answer")
     sent = answer.prompt_tokens if answer.prompt_tokens is not None else estimate_tokens(message.content)
     got = answer.completion_tokens if answer.completion_tokens is not None else asked.max_tokens
-    return Lesson(answer.text, asked.tier.price(sent, got), model_name=model_name_of(result) or asked.tier.model)
+    return Lesson(answer.text, asked.tier.price(sent, got), model_name=model_name_of(result))

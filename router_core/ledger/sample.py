@@ -164,8 +164,9 @@ def uniform_sample(traffic: Callable[[], Iterable[Logged]]) -> Sample:
     if last is not None:
         why = "was not put under audit" if last.probability is None else "came when budget or backlog allowed none"
         raise InputError(
-            f"{without} of {total} logged queries could not be audited; the last {why}. What was audited is then no random sample "
-            f"of the traffic: take the time from {moment_after(last.at)} on, or audit every query, within a budget that lasts"
+            f"{without} of {total} logged queries could not be audited; the last {why}. What was audited is then no "
+            f"random sample of the traffic: take the time from {moment_after(last.at)} on, or audit every query, "
+            "within a budget that lasts"
         )
     low, high = clopper_pearson(len(chosen), total, _SURE)
     if total and not low <= expected / total <= high:
