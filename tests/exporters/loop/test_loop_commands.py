@@ -266,8 +266,6 @@ def test_a_live_teacher_is_asked_within_the_budget(
 )
 def test_the_reference_of_a_file_of_tiers(names: list[str], found: str | None) -> None:
     """The tier of its name, wherever it stands; else the last, which must not be another tier of the portfolio."""
-    from loops import PORTFOLIO
-
     from routenlp_integrations.cli.teacher import reference_of
 
     if found is not None:

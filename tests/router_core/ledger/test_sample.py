@@ -82,7 +82,7 @@ def test_denser_audits_are_thinned() -> None:
     [
         (
             logged("x", probability=0.0, at=3600.0),
-            r"1 of 51 .* came when budget or backlog allowed none.* from 1970-01-01T01:00:00.001Z on"),
+            r"1 of 51 .* came when budget or backlog allowed none.* from 1970-01-01T01:00:00.001Z on",
         ),
         (logged("x", probability=None), "was not put under audit"),
     ],
