@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,22 +12,25 @@ from typing import Any
 import numpy as np
 
 from exporters.fence import NO_KEYS, Keys
-from exporters.loop.files import read_lines, write_lines
+from exporters.loop.files import read_json, read_lines, write_lines
 from exporters.loop.folds import calib_keys
 from exporters.loop.state import State
 from exporters.loop.work import Work
 from exporters.students.teacher import Lesson
 from router_core.bundle import Bundle
+from router_core.errors import InputError
 from router_core.ledger.reader import LoggedAttempt, LoggedRoute
 from router_core.portfolio import Portfolio, Tier
 from router_core.records import Records
-from router_core.release import RELEASES, Release
+from router_core.release import BUNDLE_FOLDER, RELEASES
 from router_core.router import estimate_tokens
 
 __all__ = [
     "answers_of",
     "kept_keys",
     "read_fold",
+    "read_spent",
+    "released_keys",
     "spent_keys",
     "told_answer",
     "told_lesson",
@@ -34,6 +39,7 @@ __all__ = [
 ]
 
 _FILE = "fold.jsonl"
+_KEY = re.compile(r"[0-9a-f]{16}")
 
 
 def write_fold(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -86,14 +92,46 @@ def with_fold(work: Work, fold: Records) -> Work:
     return replace(work, given=_joined(given, fold), fresh=tuple(fold.query_id))
 
 
-def spent_keys(state: State, folds: Mapping[str, Sequence[str]]) -> Keys:
+def read_spent(state: State) -> dict[str, list[str]]:
+    """Folds of audits that were read: by the moment up to which, the keys of their queries.
+
+    Raises
+    ------
+    InputError
+        When the list is not as the loop wrote it.
+    """
+    found = read_json(state.spent_audits) if state.spent_audits.exists() else {}
+    try:
+        whole = all(
+            math.isfinite(float(until)) and all(_KEY.fullmatch(key) for key in keys) for until, keys in found.items()
+        ) and all(isinstance(keys, list) for keys in found.values())
+    except (AttributeError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise InputError(f"{state.spent_audits} is damaged, and tells which audits were used; restore it")
+    told: dict[str, list[str]] = found
+    return told
+
+
+def released_keys(state: State) -> list[Keys]:
+    """Hashed keys of the calibration queries of each release.
+
+    Raises
+    ------
+    InputError
+        When a folder among them is no release.
+    """
+    folders = [one for one in sorted((state.root / RELEASES).glob("[!.]*")) if one.is_dir()]
+    for one in folders:
+        if not (one / BUNDLE_FOLDER).is_dir():
+            raise InputError(f"{one} is no release; move it out of {one.parent}, where only releases belong")
+    return [Bundle.load(one / BUNDLE_FOLDER).keys.calib for one in folders]
+
+
+def spent_keys(state: State) -> Keys:
     """Hashed keys of every calibration query that was read before: of audits by their list, of others by releases."""
-    found = [np.array([int(key, 16) for key in keys], dtype=np.uint64) for keys in folds.values()]
-    releases = state.root / RELEASES
-    for one in sorted(releases.glob("[!.]*")):
-        if one.is_dir():
-            found.append(Bundle.load(Release(state.root, one.name).bundle).keys.calib)
-    return np.unique(np.concatenate([NO_KEYS, *found]))
+    found = [np.array([int(key, 16) for key in keys], dtype=np.uint64) for keys in read_spent(state).values()]
+    return np.unique(np.concatenate([NO_KEYS, *found, *released_keys(state)]))
 
 
 def kept_keys(records: Records, rows: Sequence[int]) -> list[str]:

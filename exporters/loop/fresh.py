@@ -9,6 +9,7 @@ random sample. Students answer anew, so of the tier that learns nothing needs to
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,25 +23,26 @@ from exporters.fence import Keys, item_keys
 from exporters.loop.answering import Asked, answer_batch
 from exporters.loop.audited import answers_of, told_answer, told_lesson, write_fold
 from exporters.loop.lessons import worst_price
-from exporters.loop.near import groups_of_new
 from exporters.loop.state import State
+from exporters.loop.traffic import Traffic, settled_traffic
 from exporters.loop.work import Work
 from exporters.students.data import Pair
-from exporters.students.teacher import Ask, Question, paid, teach
+from exporters.students.teacher import Ask, Lesson, Question, paid, teach
 from router_core.bundle import Bundle
 from router_core.errors import InputError
 from router_core.fingerprints import fingerprint_changed
 from router_core.groups import hash_key
 from router_core.keys import hash_keys
-from router_core.ledger.reader import LedgerReader, LoggedRoute, Moment
-from router_core.ledger.rows import key_of
-from router_core.ledger.sample import Sample, logged_queries, uniform_sample
+from router_core.ledger.reader import LedgerReader, LoggedRoute, Moment, seconds
+from router_core.ledger.sample import Sample, uniform_sample
 from router_core.portfolio import Tier
 from router_core.risks import least_n
 from router_core.student import Student
 
 __all__ = ["FreshAudits", "FreshFold", "asked_usd"]
 
+_LEAST_REPLAYED = 20
+"""Answers that must be compared, where students gave so many."""
 _UNLIKE = 0.01
 """Share of answers that may differ when they are given again, as those of generative students may in rare ties."""
 
@@ -55,10 +57,24 @@ class FreshAudits:
         Audits from this moment on; None takes all since what serves was learned, or a fold of audits was last read.
     asks
         By tier, whom to ask what the ledger lacks; the reference tier is asked by the round's teacher.
+    until
+        The round reads the ledger up to this moment; now when None.
+
+    Raises
+    ------
+    InputError
+        For a bound that is no moment.
     """
 
     since: Moment = None
     asks: Mapping[str, Ask] = field(default_factory=dict)
+    until: Moment = None
+
+    def __post_init__(self) -> None:
+        for name in ("since", "until"):
+            moment = seconds(getattr(self, name))
+            if moment is not None and not math.isfinite(moment):
+                raise InputError(f"fresh audits {name} {moment}: that is no moment; give a date, a time or None")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,17 +121,17 @@ class FreshFold:
             be had.
         """
         reader = LedgerReader(ledger)
-        tasks = self.work.options.plans
         place = f"{reader.address.shown}, for a fold of fresh audits"
         try:
-            sample = uniform_sample(lambda: logged_queries(reader, tasks, self.since, self.until))
+            traffic = settled_traffic(reader, self.work, self.since, self.until, self.learned)
+            sample = uniform_sample(lambda: traffic.logged)
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
         found = [one for one in reader.routes(self.since, self.until, learnable=True) if one.id in sample.ids]
         self._check_whole(place, found, sample)
-        self._check_replayed(place, found)
+        replayed = self._check_replayed(place, found)
         left_out: Counter[str] = Counter()
-        rows = self._new(found, left_out)
+        rows = self._new(found, traffic, left_out)
         self._check_enough(place, rows)
         asked, usd = self._complete(place, rows)
         write_fold(folder, rows)
@@ -124,41 +140,51 @@ class FreshFold:
             "found": dict(sorted(count.items())), "left_out": dict(sorted(left_out.items())), "asked": asked,
             "usd": usd, "probability": sample.probability, "traffic": sample.total, "audited": sample.audited,
             "thinned": sample.thinned, "repeats": sample.repeats, "since": self.since, "until": self.until,
+            "groups": dict(sorted(traffic.groups.items())), "largest": traffic.largest, "replayed": replayed,
         }  # fmt: skip
 
     def _check_whole(self, place: str, found: Sequence[LoggedRoute], sample: Sample) -> None:
-        """Refuse a sample of which rows, texts or the tiers' names are not as they were."""
+        """Refuse a sample of which rows, answers or the tiers' names are not as they were."""
         if len(found) < len(sample.ids):
             raise InputError(f"{place}: {len(sample.ids) - len(found)} audited queries went while they were read")
-        mute = sum(not (one.text or "").strip() for one in found)
-        if mute:
+        answers = [[said.redacted for said in answers_of(one).values()] for one in found]
+        if changed := sum(any(said) for said in answers):
             raise InputError(
-                f"{place}: {mute} of {len(found)} sampled queries have no text, and the others are no random sample; "
-                "log with store_text=True, and keep texts until the round that certifies on them"
+                f"{place}: of {changed} of {len(found)} sampled queries redaction changed an answer, so what the tiers "
+                "said cannot be compared; certify on records instead"
             )
-        changed = sum(key_of(one.text or "") != one.key for one in found)
-        if changed:
+        if unknown := sum(None in said for said in answers):
             raise InputError(
-                f"{place}: {changed} of {len(found)} sampled queries are not stored as they were routed (redaction "
-                "changed them), so what the tiers do with them cannot be replayed; certify on records instead"
+                f"{place}: of {unknown} of {len(found)} sampled queries the ledger does not say whether redaction "
+                "changed an answer, as an earlier version logged them; certify on what was logged since, with --since"
             )
         for one in found:
             for attempt in one.attempts:
-                known = attempt.tier in self.bundle.portfolio.names and attempt.tier != self.work.options.tier
-                if known and fingerprint_changed(self.bundle, attempt.tier, attempt.model_name):
+                if self._changed(attempt.tier, attempt.model_name):
                     raise InputError(
                         f"{place}: {attempt.tier} answered as {attempt.model_name!r}, which is not the model of the "
                         "portfolio; certify on what was logged after that, with a portfolio that names it"
                     )
 
-    def _check_replayed(self, place: str, found: Sequence[LoggedRoute]) -> None:
-        """Refuse texts to which the students that serve answer otherwise than they did when they were asked."""
-        asked, then = [], []
+    def _check_replayed(self, place: str, found: Sequence[LoggedRoute]) -> int:
+        """Refuse texts that the students that serve do not answer as they did when asked; how many were compared."""
+        asked, then, elsewhere = [], [], 0
         for one in found:
             task, said = one.task or "default", answers_of(one).get(self.work.options.tier)
-            if said is not None and task in self.students and one.bundle == self.bundle.id:
-                asked.append(Asked(one.id, task, one.text or ""))
-                then.append((said.answer or "").strip())
+            if said is None or task not in self.students:
+                continue
+            if one.bundle != self.bundle.id:
+                elsewhere += 1
+                continue
+            asked.append(Asked(one.id, task, one.text or ""))
+            then.append((said.answer or "").strip())
+        both = len(asked) + elsewhere
+        if elsewhere and len(asked) < max(min(_LEAST_REPLAYED, both), both / 10):
+            raise InputError(
+                f"{place}: of {both} sampled queries that students answered only {len(asked)} were "
+                "served by the release that serves now, too few to see whether logged texts are all that students were "
+                "asked; certify on what it serves itself"
+            )
         now = answer_batch(asked, self.students, self.work.progress)
         other = sum(given.text.strip() != said for given, said in zip(now, then, strict=True))
         if other > _UNLIKE * len(asked):
@@ -167,16 +193,17 @@ class FreshFold:
                 "served: the logged text is not all they were asked (earlier turns, a system prompt), or answers are "
                 "redacted, so the fold cannot be replayed; certify on records instead"
             )
+        return len(asked)
 
-    def _new(self, found: Sequence[LoggedRoute], left_out: Counter[str]) -> list[dict[str, Any]]:
-        """The queries that are new: no record, pair or earlier fold has them, and of near-duplicates one."""
+    def _new(self, found: Sequence[LoggedRoute], traffic: Traffic, left_out: Counter[str]) -> list[dict[str, Any]]:
+        """The queries that are new: no record or pair is near to them, and no earlier fold has them."""
         work = self.work
-        texts = [(one.task or "default", self._group(one), one.text or "") for one in found]
-        names = groups_of_new(work.prepared, texts, self.learned)
         ids = set(work.given.query_id)
+        near = {one.id: one.group for one in traffic.logged}
         rows = []
-        for one, (task, group, text), name in zip(found, texts, names, strict=True):
-            if name is None:
+        for one in found:
+            task, group, text = one.task or "default", self._group(one), one.text or ""
+            if one.id in traffic.known:
                 left_out["known from the records or learned before"] += 1
                 continue
             if np.isin(hash_keys(item_keys(one.id, group, text)), self.spent).any():
@@ -185,7 +212,7 @@ class FreshFold:
             answers = answers_of(one)
             rows.append({
                 "query_id": f"audit {one.id}" if one.id in ids else one.id, "task": task, "prompt": text,
-                "subtask": one.subtask or "", "group": group, "near": name,
+                "subtask": one.subtask or "", "group": group, "near": near[one.id],
                 "tiers": {
                     name: told_answer(answers[name], tier, text)
                     for name, tier in zip(work.options.portfolio.names, work.options.portfolio.tiers, strict=True)
@@ -222,15 +249,16 @@ class FreshFold:
             if ask is None:
                 raise InputError(
                     f"{place}: {len(missing)} of {len(rows)} sampled queries have no answer of {tier.name!r}, and the "
-                    "others are no random sample; wait for the audits under way, audit with all tiers, or name whom "
-                    "to ask with --teacher"
+                    "others are no random sample; wait for the audits under way and give --until a moment before "
+                    "them, audit with all tiers, or name whom to ask with --teacher"
                 )
             self._check_askable(place, tier, len(missing))
             before = self.before_usd.get(tier.name, 0.0)
             journal = asked_file(work.state, tier.name)
             journal.parent.mkdir(parents=True, exist_ok=True)
             taught = teach(
-                [Question(row["query_id"], row["prompt"], group=row["group"]) for row in missing], ask,
+                [Question(row["query_id"], row["prompt"], group=row["group"]) for row in missing],
+                self._certified(place, tier, ask),
                 budget_usd=before + budget, worst_usd=partial(worst_price, tier),
                 journal=journal, concurrency=work.options.concurrency, progress=work.progress,
             )  # fmt: skip
@@ -246,6 +274,25 @@ class FreshFold:
                     "paid for are kept, so run the round again"
                 )
         return asked, work.options.budget_usd - budget
+
+    def _changed(self, tier: str, model_name: str | None) -> bool:
+        """Whether another model than the portfolio's answered; the tier that learns changes by what it learns."""
+        known = tier in self.bundle.portfolio.names and tier != self.work.options.tier
+        return known and fingerprint_changed(self.bundle, tier, model_name)
+
+    def _certified(self, place: str, tier: Tier, ask: Ask) -> Ask:
+        """Ask, and refuse an answer of another model than the one the certificate is about."""
+
+        def checked(prompt: str) -> Lesson:
+            lesson = ask(prompt)
+            if self._changed(tier.name, lesson.model_name):
+                raise InputError(
+                    f"{place}: the teacher of {tier.name!r} answers as {lesson.model_name!r}, which is not the model "
+                    "of the portfolio; name that model in the file of tiers"
+                )
+            return lesson
+
+        return checked
 
     def _check_askable(self, place: str, tier: Tier, missing: int) -> None:
         """Refuse to ask anew a tier whose answers came with signals, which decide whether they are accepted."""

@@ -256,7 +256,8 @@ def _found(route: LoggedRoute, task: str, fence: Fence, rows: LoggedRows, row: i
 
 
 def _reference(route: LoggedRoute) -> LoggedAttempt | None:
-    found = [one for one in route.attempts if one.tier == route.reference and one.whole]
+    # What redaction left of an answer is not the answer.
+    found = [one for one in route.attempts if one.tier == route.reference and one.whole and not one.redacted]
     return found[-1] if found else None
 
 

@@ -198,8 +198,11 @@ def fold_line(told: Mapping[str, Any]) -> str:
     }
     return (
         f"fresh audits: {_counts(told['found'])}, each drawn with probability {told['probability']:g} among "
-        f"{told['traffic']} logged queries, one of a conversation or text. Of {told['audited']} audits left out: "
-        f"{_counts({name: count for name, count in left_out.items() if count}) or 'none'}{asked}."
+        f"{told['traffic']} logged queries, one of a group: a conversation, a text and its near-duplicates. New groups "
+        f"are {_counts(told['groups'])}, of at most {told['largest']} queries, which count as one. Of "
+        f"{told['audited']} audits left out: "
+        f"{_counts({name: count for name, count in left_out.items() if count}) or 'none'}{asked}. "
+        f"Compared with what the students said when they served: {told['replayed']} answers."
     )
 
 

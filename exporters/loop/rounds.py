@@ -10,13 +10,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from exporters.loop.audited import kept_keys, read_fold, spent_keys, with_fold
+from exporters.loop.audited import kept_keys, read_fold, read_spent, released_keys, spent_keys, with_fold
 from exporters.loop.files import read_json, write_json
 from exporters.loop.fresh import FreshAudits, FreshFold, asked_usd
 from exporters.loop.journal import Journal, locked
@@ -29,12 +28,13 @@ from exporters.loop.work import Distil, Work
 from exporters.students.teacher import Ask
 from router_core.bundle import Bundle
 from router_core.encoder import EncoderTrainer
-from router_core.errors import InputError
+from router_core.errors import BundleError, InputError
 from router_core.fitting.tables import Progress
 from router_core.keys import hash_keys
 from router_core.ledger.reader import seconds
+from router_core.ledger.sample import moment_after
 from router_core.records import Records
-from router_core.release import BUNDLE_FOLDER, RELEASES, Release
+from router_core.release import Release
 
 __all__ = ["run_round"]
 
@@ -152,16 +152,27 @@ def _journal(state: State, work: Work, fresh: FreshAudits | None) -> Journal | N
         if (last.begun.get("fresh") is None) != (fresh is None):
             was = "the next fold of the start" if fresh is not None else "fresh audits"
             raise InputError(f"{last.folder} was begun on {was}; finish it so, or remove it to lose the round")
+        if fresh is not None and last.begun["fresh"].get("given") != _given(fresh):
+            raise InputError(
+                f"{last.folder} was begun on audits of another time; finish it with the since and until it was begun "
+                "with, or remove it to lose the round"
+            )
         return last
+    until = time.time()
+    if fresh is not None and (named := seconds(fresh.until)) is not None:
+        if named > until:
+            raise InputError(f"audits until {fresh.until}: that is to come; give a moment that is past, or none")
+        until = named
     begun: dict[str, Any] = {
         "options": work.options.digest,
         "round": number + 1,
         "incumbent": Release.current(state.root).id,
         "since": _since(state),
-        "until": time.time(),
+        "until": until,
     }
     if fresh is not None:
         audits = {"since": _fresh_since(state, fresh), "before_usd": asked_usd(state, work.options.portfolio.names)}
+        audits["given"] = _given(fresh)
         return Journal(state.round(number + 1), {**begun, "fold": None, "fresh": audits})
     read = _read_folds(state, work)
     left = [fold for fold in range(1, len(work.folds.ids)) if fold not in read]
@@ -170,27 +181,35 @@ def _journal(state: State, work: Work, fresh: FreshAudits | None) -> Journal | N
     return Journal(state.round(number + 1), {**begun, "fold": left[0]})
 
 
-def _fresh_since(state: State, fresh: FreshAudits) -> float | None:
+def _given(fresh: FreshAudits) -> list[float | None]:
+    return [seconds(fresh.since), seconds(fresh.until)]
+
+
+def _fresh_since(state: State, fresh: FreshAudits) -> float:
     """Since when audits may certify: no earlier than what serves was learned or a fold of audits was last read."""
-    read = [float(until) for until in _spent_audits(state)]
+    told, serving, made = state.check_started(), Release.current(state.root).id, _since(state)
+    if made is None and serving != told["release"]:
+        raise InputError(
+            f"release {serving} was made by no start or round of {state.root}, so nobody can tell what it learned from "
+            "and which audits are new to it; roll back to one that was, or certify on the next fold of the start"
+        )
+    if not isinstance(told.get("at"), (int, float)):
+        raise InputError(
+            f"{state.start} does not say when the loop was started, as an earlier version wrote it, so nobody can tell "
+            "which audits are new; start anew in another folder"
+        )
+    read = [float(told["at"]), *([] if made is None else [made]), *map(float, read_spent(state))]
     for number in state.rounds():
         journal = Journal(state.round(number))
         if journal.begun.get("fresh") is not None and journal.done("retrain"):
             read.append(float(journal.begun["until"]))
-    learned = _since(state)
-    floor = max([*read, *([] if learned is None else [learned])], default=None)
-    given = seconds(fresh.since)
-    if given is not None and floor is not None and given < floor:
+    floor, given = max(read), seconds(fresh.since)
+    if given is not None and given < floor:
         raise InputError(
             f"audits since {fresh.since} were learned from or certified on already; give no moment before "
-            f"{datetime.fromtimestamp(floor, UTC).isoformat(timespec='seconds')}, or none"
+            f"{moment_after(floor)}, or none"
         )
     return floor if given is None else given
-
-
-def _spent_audits(state: State) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = read_json(state.spent_audits) if state.spent_audits.exists() else {}
-    return found
 
 
 def _since(state: State) -> float | None:
@@ -210,8 +229,7 @@ def _read_folds(state: State, work: Work) -> set[int]:
         journal = Journal(state.round(number))
         if number and journal.done("retrain") and journal.begun["fold"] is not None:
             found.add(int(journal.begun["fold"]))
-    records, releases = work.prepared.records, state.root / RELEASES
-    used = [Bundle.load(one / BUNDLE_FOLDER).keys.calib for one in sorted(releases.glob("[!.]*")) if one.is_dir()]
+    records, used = work.prepared.records, released_keys(state)
     for fold in set(range(1, len(work.folds.ids))) - found:
         # By groups: a short text may stand in several of them.
         groups = hash_keys(records.group[i] for i in work.folds.rows(records, fold))
@@ -230,7 +248,7 @@ def _steps(work: Work, journal: Journal, ledger: str, ask: Ask | None, fresh: Fr
             work = _with_audits(work, journal, incumbent, ledger, asks)
         learning = Learning(work, journal, incumbent)
         learning.harvest(ledger, left_out)
-    except InputError:
+    except (InputError, BundleError):
         # A ledger that cannot be read begins no round, so the next may be given other options.
         journal.discard()
         raise
@@ -244,7 +262,7 @@ def _steps(work: Work, journal: Journal, ledger: str, ask: Ask | None, fresh: Fr
     proving.answer()
     proving.retrain()
     if work.fresh:
-        spent = {**_spent_audits(state), str(begun["until"]): kept_keys(work.prepared.records, proving.fold)}
+        spent = {**read_spent(state), str(begun["until"]): kept_keys(work.prepared.records, proving.fold)}
         write_json(state.spent_audits, spent)
     else:
         _spend(state, begun["fold"], begun["until"])
@@ -265,7 +283,7 @@ def _with_audits(work: Work, journal: Journal, incumbent: Release, ledger: str, 
         fold = FreshFold(
             work, Bundle.load(incumbent.bundle), begun["fresh"]["since"], begun["until"],
             learned=work.state.learned(incumbent.id), students=students_of(incumbent, tier, list(work.options.plans)),
-            spent=spent_keys(work.state, _spent_audits(work.state)), asks=asks,
+            spent=spent_keys(work.state), asks=asks,
             before_usd=begun["fresh"]["before_usd"],
         )  # fmt: skip
         return fold.draw(ledger, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -135,7 +136,10 @@ def _release(
     release = publish(state.root, name, journal.path("certify") / "bundle", named)
     for task, mine in learned.items():
         write_pairs(state.pairs(name) / f"{task}.jsonl", mine)
-    write_json(state.start, {"release": name, "tier": options.tier, "tasks": sorted(options.plans), **journal.begun})
+    write_json(
+        state.start,
+        {"release": name, "tier": options.tier, "tasks": sorted(options.plans), "at": time.time(), **journal.begun},
+    )
     promote(state.root, name)
     return release
 

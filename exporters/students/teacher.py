@@ -46,11 +46,14 @@ class Lesson:
         What it cost, US dollars.
     soft
         The teacher's probability of labels, or None.
+    model_name
+        Which model gave it, as it says; None where it does not.
     """
 
     text: str
     cost_usd: float
     soft: Mapping[str, float] | None = None
+    model_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,9 @@ def one_round(
     since: Annotated[
         str | None, typer.Option(help="With --fresh: audits from this time on (ISO 8601).", show_default="all unused")
     ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="With --fresh: read the ledger up to this time (ISO 8601).", show_default="now")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Run the next round, or finish one that was cut short; promote its release if every check of the gate passes."""
@@ -108,26 +111,26 @@ def one_round(
         raise InputError(
             f"--fresh {fresh}: the fresh queries that can certify are those of audits; write --fresh audits"
         )
-    if since is not None and fresh is None:
-        raise InputError("--since bounds fresh audits; give it with --fresh audits")
+    for name, bound in (("--since", since), ("--until", until)):
+        if bound is not None and fresh is None:
+            raise InputError(f"{name} bounds fresh audits; give it with --fresh audits")
     from exporters.loop import FreshAudits, run_round
     from exporters.loop.plan import with_budget
-    from routenlp_integrations.cli.teacher import live_teacher, live_teachers
+    from routenlp_integrations.cli.teacher import live_teacher, live_teachers, reference_of
 
     _quiet()
     options, found = _planned(root, records, plan)
     asks: dict[str, Ask] = {}
     if teacher is not None and fresh is not None:
-        # The last tier is the reference, whatever the file calls it.
         asks = {name: one.ask for name, one in live_teachers(teacher).items()}
-        ask: Ask | None = list(asks.values())[-1]
+        ask: Ask | None = asks[reference_of(teacher, asks, options.portfolio)]
     else:
         ask = None if teacher is None else live_teacher(teacher).ask
     screen = console(quiet=str(json_file) == STDOUT)
     with progress_bar(silent=screen.quiet) as progress:
         report = run_round(
             root, ledger=ledger, records=found, options=with_budget(options, budget), ask=ask, progress=progress,
-            fresh=None if fresh is None else FreshAudits(since, asks),
+            fresh=None if fresh is None else FreshAudits(since, asks, until),
         )  # fmt: skip
     show_round(screen, report)
     if json_file is not None:

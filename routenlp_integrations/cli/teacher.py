@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,9 @@ from router_core.errors import InputError, MissingExtraError, TierError
 if TYPE_CHECKING:
     from exporters.students.teacher import Ask, Lesson
     from routenlp_integrations.langchain.collect import Asked
+    from router_core.portfolio import Portfolio
 
-__all__ = ["LiveTeacher", "live_teacher", "live_teachers"]
+__all__ = ["LiveTeacher", "live_teacher", "live_teachers", "reference_of"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,25 @@ def live_teacher(path: Path) -> LiveTeacher:
 def live_teachers(path: Path) -> dict[str, LiveTeacher]:
     """Every tier of a tiers file by its name, in its order; raises like `live_teacher`."""
     return {asked.name: _teacher(asked) for asked in _tiers(path)}
+
+
+def reference_of(path: Path, names: Iterable[str], portfolio: Portfolio) -> str:
+    """Which tier of a tiers file is the reference: the one of its name, else the last.
+
+    Raises
+    ------
+    InputError
+        When the last is another tier of the portfolio.
+    """
+    found, reference = list(names), portfolio.reference.name
+    if reference in found:
+        return reference
+    if found[-1] in portfolio.names:
+        raise InputError(
+            f"{path}: no tier is named {reference!r}, the reference, and the last one, {found[-1]!r}, is another tier "
+            "of the portfolio; name the reference"
+        )
+    return found[-1]
 
 
 def _tiers(path: Path) -> Sequence[Asked]:
@@ -98,12 +118,13 @@ def _lesson(asked: Any, reply: Any, message: Any) -> Lesson:
     from langchain_core.outputs import ChatGeneration, ChatResult
 
     from exporters.students.teacher import Lesson
-    from routenlp_integrations.langchain.messages import answer_of
+    from routenlp_integrations.langchain.messages import answer_of, model_name_of
     from router_core.router import estimate_tokens
 
-    answer = answer_of(ChatResult(generations=[ChatGeneration(message=reply)]), [message])
+    result = ChatResult(generations=[ChatGeneration(message=reply)])
+    answer = answer_of(result, [message])
     if not answer.text.strip():
         raise TierError(f"{asked.name} gave an empty answer")
     sent = answer.prompt_tokens if answer.prompt_tokens is not None else estimate_tokens(message.content)
     got = answer.completion_tokens if answer.completion_tokens is not None else asked.max_tokens
-    return Lesson(answer.text, asked.tier.price(sent, got))
+    return Lesson(answer.text, asked.tier.price(sent, got), model_name=model_name_of(result))

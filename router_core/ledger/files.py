@@ -30,10 +30,10 @@ SUFFIXES = (".jsonl", ".csv", ".parquet")
 _DATABASES = (".db", ".sqlite", ".sqlite3")
 _PAGE = 500
 _NESTED = ("attempts", "feedback", "certificate", "budget")
-_FLAGS = {"certified", "escalated", "audited", "accepted", "audit"}
+_FLAGS = {"certified", "escalated", "audited", "accepted", "audit", "redacted"}
 _COUNTS = {"position", "prompt_tokens", "completion_tokens", "retries"}
 _NUMBERS = {"at", "cost_usd", "latency_ms", "audit_probability", "confidence", "quality", "value"}
-_REQUIRED = {"id", "at", "tier", "position", "route", "kind"} | _FLAGS
+_REQUIRED = {"id", "at", "tier", "position", "route", "kind"} | (_FLAGS - {"redacted"})
 
 Source = Callable[[], Iterable[Mapping[str, Any]]]
 

@@ -239,7 +239,9 @@ class Ledger:
             return AttemptEntry(*told, None, None, latency_ms, reason, False, None, {}, retries)
         tokens = answer.prompt_tokens, answer.completion_tokens
         signals = dict(answer.signals) if answer.signals else {}
-        return AttemptEntry(*told, *tokens, latency_ms, reason, True, self.kept(answer.text), signals, retries)
+        kept = self.kept(answer.text)
+        redacted = None if kept is None else kept != answer.text
+        return AttemptEntry(*told, *tokens, latency_ms, reason, True, kept, signals, retries, redacted)
 
     def kept(self, text: str | None) -> str | None:
         """What is kept of a text: all, what redaction leaves, or nothing."""

@@ -44,6 +44,7 @@ class LoggedAttempt:
     answer: str | None
     signals: Mapping[str, float] | None
     retries: int | None = None
+    redacted: bool | None = None
 
     @property
     def whole(self) -> bool:

@@ -39,7 +39,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class AttemptEntry:
-    """One attempt as it will be stored; `answer` is None unless texts are kept."""
+    """One attempt as it will be stored; `answer`, and whether it was `redacted`, are None unless texts are kept."""
 
     tier: str
     model_name: str | None
@@ -54,6 +54,7 @@ class AttemptEntry:
     answer: str | None
     signals: Mapping[str, float]
     retries: int = 0
+    redacted: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +245,7 @@ def _attempt(
         # JSON has no infinities; a signal that is none of a number counts as missing everywhere else too.
         "signals": {name: value for name, value in entry.signals.items() if _finite(value) is not None} or None,
         "retries": entry.retries,
+        "redacted": entry.redacted,
     }
 
 

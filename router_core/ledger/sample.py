@@ -5,8 +5,9 @@ known (`router_core.audits`). So the audited queries are a fair sample of all qu
 every query had its chance. Three things make each group enter with one and the same probability:
 
 - audits at higher rates are thinned to the lowest, by a hash of the id;
-- of a conversation, or a text that repeats, one query stands for all, the one whose id has the smallest SHA-256 among
-  all that were logged, audited or not. Taking any audited one would favour long conversations and frequent texts;
+- of a group (a conversation, a text that repeats, or what the caller takes for one) one query of each task stands for
+  all, the one whose id has the smallest SHA-256 among all of the task that were logged, audited or not. Taking any
+  audited one would favour large groups, and one for all tasks would show of a task only some of its groups;
 - times in which some query had no chance, as the budget was spent or nothing was audited, are refused.
 
 Source: METHOD.md 2.6, 2.7 and P16, P23.
@@ -15,6 +16,7 @@ Source: METHOD.md 2.6, 2.7 and P16, P23.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +27,7 @@ from router_core.groups import unit_interval
 from router_core.ledger.reader import LedgerReader, Moment, seconds
 from router_core.ledger.schema import tables
 
-__all__ = ["THIN_SALT", "Logged", "Sample", "logged_queries", "uniform_sample"]
+__all__ = ["THIN_SALT", "Logged", "Sample", "logged_queries", "moment_after", "uniform_sample"]
 
 THIN_SALT = "routenlp-thin-v1"
 _PAGE = 5_000
@@ -48,6 +50,10 @@ class Logged:
         With which it was to be audited; None where nothing was decided about it.
     audited
         Whether chance chose it.
+    task
+        Which it is of.
+    key, text
+        Hash of what was routed, and what is kept of it; None unless asked for.
     """
 
     id: str
@@ -55,6 +61,9 @@ class Logged:
     group: str
     probability: float | None
     audited: bool
+    task: str = "default"
+    key: str | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class Sample:
     ids
         Of the routes.
     probability
-        With which each group of the traffic is among them.
+        With which each group of a task's traffic is among them.
     total, audited
         Queries of the traffic, and audits among them.
     thinned, repeats
@@ -82,18 +91,20 @@ class Sample:
 
 
 def logged_queries(
-    reader: LedgerReader, tasks: Collection[str], since: Moment = None, until: Moment = None
+    reader: LedgerReader, tasks: Collection[str], since: Moment = None, until: Moment = None, *, texts: bool = False
 ) -> Iterator[Logged]:
     """Every logged query of some tasks with ``since <= at < until``, oldest first, a page at a time.
 
     Parameters
     ----------
     reader
-        An open ledger; texts are not read.
+        An open ledger.
     tasks
         Names; routes that named none are of the task ``"default"``.
     since, until
         Bounds in time.
+    texts
+        Read the texts too.
 
     Raises
     ------
@@ -103,8 +114,9 @@ def logged_queries(
     import sqlalchemy as sa
 
     table = tables().routes
+    task = sa.func.coalesce(table.c.task, "default").label("of_task")
     columns = table.c.id, table.c.at, table.c.conversation, table.c.key, table.c.audited, table.c.audit_probability
-    query = sa.select(*columns).where(sa.func.coalesce(table.c.task, "default").in_(sorted(tasks)))
+    query = sa.select(*columns, task, *([table.c.text] if texts else ())).where(task.in_(sorted(tasks)))
     for bound, operator in ((seconds(since), table.c.at.__ge__), (seconds(until), table.c.at.__lt__)):
         if bound is not None:
             query = query.where(operator(bound))
@@ -116,14 +128,15 @@ def logged_queries(
             rows = connection.execute(page).all()
         for row in rows:
             group = f"conversation {row.conversation}" if row.conversation else row.key or row.id
-            yield Logged(row.id, row.at, group, row.audit_probability, bool(row.audited))
+            told = (row.key, row.text) if texts else (None, None)
+            yield Logged(row.id, row.at, group, row.audit_probability, bool(row.audited), row.of_task, *told)
         if len(rows) < _PAGE:
             return
         place = rows[-1].at, rows[-1].id
 
 
 def uniform_sample(traffic: Callable[[], Iterable[Logged]]) -> Sample:
-    """Draw the groups of some traffic, each with one and the same probability.
+    """Draw the groups of each task of some traffic, all with one and the same probability.
 
     Parameters
     ----------
@@ -151,9 +164,9 @@ def uniform_sample(traffic: Callable[[], Iterable[Logged]]) -> Sample:
     if last is not None:
         why = "was not put under audit" if last.probability is None else "came when budget or backlog allowed none"
         raise InputError(
-            f"{without} of {total} logged queries could not be audited; the last, of {_iso(last.at)}, {why}. What was "
-            "audited is then no random sample of the traffic: take the time after it, or audit every query, within a "
-            "budget that lasts"
+            f"{without} of {total} logged queries could not be audited; the last {why}. What was audited is then no "
+            f"random sample of the traffic: take the time from {moment_after(last.at)} on, or audit every query, "
+            "within a budget that lasts"
         )
     low, high = clopper_pearson(len(chosen), total, _SURE)
     if total and not low <= expected / total <= high:
@@ -162,15 +175,17 @@ def uniform_sample(traffic: Callable[[], Iterable[Logged]]) -> Sample:
             "ledger are missing, so what is left is no random sample"
         )
     kept = [one for one in chosen if unit_interval(THIN_SALT, one.id) < lowest / (one.probability or 1.0)]
-    wanted = {one.group for one in kept}
-    stands: dict[str, tuple[bytes, str]] = {}
+    wanted = {(one.task, one.group) for one in kept}
+    stands: dict[tuple[str, str], tuple[bytes, str]] = {}
     for one in traffic():
-        if one.group in wanted:
+        if (group := (one.task, one.group)) in wanted:
             mine = hashlib.sha256(one.id.encode("utf-8", "surrogatepass")).digest(), one.id
-            stands[one.group] = min(stands.get(one.group, mine), mine)
-    ids = frozenset(one.id for one in kept if stands[one.group][1] == one.id)
+            stands[group] = min(stands.get(group, mine), mine)
+    ids = frozenset(one.id for one in kept if stands[one.task, one.group][1] == one.id)
     return Sample(ids, lowest, total, len(chosen), len(chosen) - len(kept), len(kept) - len(ids))
 
 
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def moment_after(at: float) -> str:
+    """The next millisecond after a point in time, as text that can be given as a bound."""
+    later = datetime.fromtimestamp((math.floor(at * 1e3) + 1) / 1e3, UTC)
+    return later.isoformat(timespec="milliseconds").replace("+00:00", "Z")

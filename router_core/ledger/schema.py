@@ -10,7 +10,8 @@ routes    one row a query: id, at, task, subtask, scope, policy, tier (served), 
           conversation (hash), text, hidden (float32, little-endian), budget (JSON)
 attempts  one row a call of a tier: route, position, at, tier, model_name, confidence, accepted, audit (made by an
           audit, not by the route), cost_usd, prompt_tokens, completion_tokens, latency_ms, reason, quality (graded by
-          an audit), answer, signals (JSON), retries (calls beyond the first; latency is over all of them)
+          an audit), answer, signals (JSON), retries (calls beyond the first; latency is over all of them),
+          redacted (whether redaction changed the answer; null where no text is kept)
 feedback  id, route, at, kind, value, text
 schema    the version
 ========  ==========================================================================================================
@@ -36,7 +37,7 @@ __all__ = ["SCHEMA", "Tables", "check_ledger", "make_ledger", "missing_columns",
 SCHEMA = 1
 """Schema this version writes. Readers ask for the columns they know by name, so later ones may be added: `_LATER`."""
 
-_LATER = {"routes": ("budget",), "attempts": ("retries",)}
+_LATER = {"routes": ("budget",), "attempts": ("retries", "redacted")}
 """Columns that ledgers made earlier lack. A writer adds them, all nullable, and older versions go on beside it."""
 
 _TRIES = 20
@@ -112,6 +113,7 @@ def tables() -> Tables:
         column("answer", sa.Text),
         column("signals", sa.JSON(none_as_null=True)),
         column("retries", sa.Integer),
+        column("redacted", sa.Boolean),
     )
     feedback = sa.Table(
         "routenlp_feedback",

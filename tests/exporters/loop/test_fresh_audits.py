@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,11 +39,12 @@ from exporters.students.teacher import Lesson
 from router_core import Answer
 from router_core.audits import AuditDecision, AuditPlan
 from router_core.bundle import Bundle
-from router_core.errors import InputError, TierError
-from router_core.groups import hash_key
+from router_core.errors import BundleError, InputError, TierError
+from router_core.groups import hash_key, unit_interval
 from router_core.keys import hash_keys
 from router_core.ledger import Ledger
 from router_core.portfolio import Portfolio, Tier
+from router_core.promotion import new_release_id, promote, publish, rollback
 from router_core.release import Release
 from router_core.student import make_student
 
@@ -57,9 +60,12 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A started loop, and the ledger of new traffic in conversations of two, half of it audited."""
     folder = tmp_path_factory.mktemp("fresh")
     start(folder / "root", loop_records(), options=loop_options(), checkpoints=first_students(), distil=fake_distil)
+    # What tests log themselves is dated from 1970 on.
+    state = State(folder / "root")
+    state.start.write_text(json.dumps({**json.loads(state.start.read_text()), "at": 0.0}))
     stream(
         folder / "root", url(folder), loop_records(seed=7, sizes={"train": 680}), audits=AuditPlan(0.5, 100.0),
-        conversation=lambda i: f"c{i // 4}" if i % 4 < 2 else None,
+        conversation=lambda i: f"c{i // 4} {i % 2}" if i % 8 < 4 else None,
     )  # fmt: skip
     return folder
 
@@ -99,10 +105,11 @@ def log(
     models: Mapping[str, str] | None = None,
     conversation: Callable[[int], str | None] = lambda _: None,
     middle: bool = False,
-    bundle: str = "b" * 64,
+    bundle: str | None = None,
     said: str = "good",
 ) -> None:
     """Log routes that the cheap tier served, every one chosen for an audit, by turns of both tasks."""
+    bundle = bundle or Bundle.load(Release.current(folder / "root").bundle).id
     with Ledger(url(folder, name), store_text=store_text, redact=redact) as ledger:
         for i, text in enumerate(texts):
             decision = None if rate is None else AuditDecision(f"{name} {i}", rate > 0, rate)
@@ -166,7 +173,7 @@ def test_a_round_on_fresh_audits_from_the_command_line(
     assert commands_main(words) == 0, capsys.readouterr().err
     shown = " ".join(capsys.readouterr().out.split())
     assert "round 1: promoted; release r0002 serves" in shown
-    assert "each drawn with probability 0.5 among 680 logged queries, one of a conversation or text" in shown
+    assert "each drawn with probability 0.5 among 680 logged queries, one of a group: a conversation, a text" in shown
     told = json.loads((folder / "told").read_text())
     fold = told["fold"]
     assert (fold["traffic"], fold["probability"], fold["asked"]) == (680, 0.5, 0)
@@ -234,11 +241,11 @@ def test_words_that_mean_nothing(
 NO_SAMPLES: dict[str, tuple[dict[str, Any], str]] = {
     "no audits": ({"rate": None}, "80 of 80 logged queries could not be audited; .* was not put under audit"),
     "the budget was spent": ({"rate": 0.0}, "came when budget or backlog allowed none"),
-    "no texts": ({"store_text": False}, "80 of 80 sampled queries have no text.* store_text=True"),
+    "no texts": ({"store_text": False}, "80 of 80 logged queries have no text.* store_text=True"),
     "redacted": ({"redact": lambda text: text.replace("love", "***")}, r"80 of 80 .*\(redaction changed them"),
     "another model": ({"models": {"large": "large-2"}}, "'large-2', which is not the model of the portfolio"),
     "no answer": ({"reference": lambda i: None if i == 3 else "good"}, "1 of 80 sampled .* no answer of 'large'"),
-    "one conversation": ({"conversation": lambda _: "c"}, r"too few new queries .*\(0 of mood, |0 of tone"),
+    "one conversation": ({"conversation": lambda _: "c"}, r"too few new queries .*\(1 of mood, 1 of tone\)"),
 }
 
 
@@ -282,12 +289,14 @@ def test_texts_that_are_not_all_that_was_asked_are_noticed(folder: Path, tmp_pat
     """A student that answers a logged text otherwise than when it served was asked something else then."""
     bundle = Bundle.load(Release.current(folder / "root").bundle).id
     log(folder, texts(60), bundle=bundle)
-    assert fold_of(folder).draw(url(folder, "own.db"), tmp_path)["traffic"] == 60
+    told = fold_of(folder).draw(url(folder, "own.db"), tmp_path)
+    assert (told["traffic"], told["replayed"]) == (60, 60)
     log(folder, texts(60), bundle=bundle, said="bad", name="other.db")
     with pytest.raises(InputError, match="to 60 of 60 sampled queries the students answer otherwise now"):
         fold_of(folder).draw(url(folder, "other.db"), tmp_path)
-    log(folder, texts(60), said="bad", name="before.db")
-    assert fold_of(folder).draw(url(folder, "before.db"), tmp_path)["traffic"] == 60
+    log(folder, texts(60), said="bad", name="before.db", bundle="b" * 64)
+    with pytest.raises(InputError, match="of 60 sampled queries that students answered only 0 were served by"):
+        fold_of(folder).draw(url(folder, "before.db"), tmp_path)
 
 
 def test_the_fold_is_fenced_off_before_anything_is_harvested(folder: Path, tmp_path: Path) -> None:
@@ -459,6 +468,154 @@ def test_killed_while_it_draws_it_draws_the_same_and_pays_nothing_twice(
     fold = json.loads((folder / "root" / "rounds" / "0001" / "journal.json").read_text())["steps"]["fold"]["told"]
     assert (sum(fold["found"].values()), fold["asked"], fold["usd"]) == (100, 5, pytest.approx(0.05))
     assert Release.current(folder / "root").id == "r0001"
+
+
+def test_near_duplicates_are_one_group_before_anything_is_drawn(folder: Path, tmp_path: Path) -> None:
+    """A large group has no better chance than a small one; settled among the audited alone, it nearly always has."""
+    long = " ".join(texts(3, "template"))
+    mine = [*texts(140), *(f"{long} order {i}" for i in range(100))]
+    bundle = Bundle.load(Release.current(folder / "root").bundle).id
+    drawn = 0
+    for name in "abcdefghijkl":
+        with Ledger(url(folder, f"{name}.db"), store_text=True) as ledger:
+            for i, text in enumerate(mine):
+                told = f"{name}{i}"
+                chosen = unit_interval("any", told) < 0.5
+                ledger.append(
+                    replace(escalated(TASKS[i % 2]), bundle=bundle), text=text, answers=both(), reference="large",
+                    audit=AuditDecision(told, chosen, 0.5), at=float(i),
+                )  # fmt: skip
+        fold = fold_of(folder, students={}).draw(url(folder, f"{name}.db"), tmp_path / name)
+        assert (fold["groups"], fold["largest"]) == ({"mood": 71, "tone": 71}, 50)
+        kept = [row["prompt"] for row in read_lines(tmp_path / name / "fold.jsonl")]
+        assert sum(fold["found"].values()) == len(kept)
+        drawn += sum("order" in prompt for prompt in kept)
+    assert 4 <= drawn <= 20, "of 24 groups, each with probability 0.5"
+
+
+def test_the_size_of_what_is_settled_is_bounded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than memory is meant for is refused, with a way on."""
+    monkeypatch.setattr("exporters.loop.traffic._MOST", 59)
+    log(folder, texts(60))
+    with pytest.raises(InputError, match=r"more than 59 queries were logged.* --since or --until"):
+        fold_of(folder).draw(url(folder, "own.db"), tmp_path)
+
+
+def test_a_conversation_over_two_tasks_stands_in_both(folder: Path, tmp_path: Path) -> None:
+    """One turn of each task, and one group for what is said of both."""
+    log(folder, texts(80), conversation=lambda i: f"c{i // 2}")
+    told = fold_of(folder).draw(url(folder, "own.db"), tmp_path)
+    assert told["found"] == {"mood": 40, "tone": 40}
+    assert len(set(read_fold(tmp_path, PORTFOLIO).group)) == 40
+
+
+def test_redacted_answers_neither_certify_nor_teach(folder: Path, tmp_path: Path) -> None:
+    """Redaction that leaves prompts alone and changes an answer, a ledger that does not say; none is harvested."""
+    log(
+        folder, texts(80), reference=lambda i: "call 5551" if i < 3 else "good", redact=lambda t: t.replace("5551", "*")
+    )
+    with pytest.raises(InputError, match="of 3 of 80 sampled queries redaction changed an answer"):
+        fold_of(folder).draw(url(folder, "own.db"), tmp_path)
+    work = Work.of(State(folder / "root").root, loop_records(), loop_options())
+    found = harvest_failures(
+        url(folder, "own.db"), Fence(work.prepared, work.calib, hash_keys([]), 1.0), tasks=TASKS, since=None,
+        until=None, everything=True, dearer=("large",), recorded=True, tolerance=0.0, limit=5_000, seed=0,
+        left_out=Counter(),
+    )  # fmt: skip
+    assert Counter(one.answer for one in found) == {"good": 77, None: 3}
+    with closing(sqlite3.connect(folder / "own.db")) as connection:
+        connection.execute("UPDATE routenlp_attempts SET redacted = NULL")
+        connection.commit()
+    with pytest.raises(InputError, match=r"80 of 80 .* does not say whether redaction changed an answer"):
+        fold_of(folder).draw(url(folder, "own.db"), tmp_path)
+
+
+def test_what_was_there_before_the_start_is_not_new(begun: Path, folder: Path) -> None:
+    """The first release learned from it, also after a rollback to it; a start that does not say when is refused."""
+    log(folder, texts(80))
+    state = State(folder / "root")
+    told = json.loads(state.start.read_text())
+    for at, since, said in (
+        (50.0, None, r"too few new queries were audited \(15 of mood, 15 of tone\)"),
+        (50.0, 49.0, "were learned from or certified on already; give no moment before 1970-01-01T00:00:50.001Z"),
+        (None, None, "does not say when the loop was started"),
+    ):
+        state.start.write_text(json.dumps({**told, "at": at}))
+        with pytest.raises(InputError, match=said):
+            a_round(folder, ledger="own.db", fresh=FreshAudits(since))
+    at = json.loads((begun / "root" / "rounds" / "0000" / "journal.json").read_text())["begun"]
+    assert at == {name: value for name, value in told.items() if name in at}
+
+
+def test_a_release_made_elsewhere_certifies_on_no_audits(folder: Path) -> None:
+    """Nobody can tell what it learned; folders that are no release are told apart from damaged ones."""
+    root = folder / "root"
+    now = Release.current(root)
+    promoted = new_release_id(root)
+    publish(root, promoted, now.bundle, {name: now.folder / "checkpoints" / name for name in now.checkpoints})
+    promote(root, promoted)
+    before = left(folder)
+    with pytest.raises(InputError, match=f"release {promoted} was made by no start or round"):
+        a_round(folder)
+    rollback(root)
+    (root / "releases" / "notes").mkdir()
+    with pytest.raises(InputError, match="notes is no release; move it out"):
+        a_round(folder)
+    (root / "releases" / "notes" / "bundle").mkdir()
+    with pytest.raises(BundleError):
+        a_round(folder)
+    assert State(root).rounds() == [0]
+    assert {name for name in set(before) ^ set(left(folder)) if name not in ("current", "previous")} == set()
+
+
+@pytest.mark.parametrize(
+    "told", ["[]", "null", '{"x":[]}', '{"1.0":"abc"}', '{"1e400":[]}', '{"1.0":["zz"]}', '{"nan":[]}', '{"1.0":[1]}']
+)
+def test_a_list_of_used_audits_that_was_changed(told: str, folder: Path) -> None:
+    """One sentence, and no round is begun."""
+    state = State(folder / "root")
+    state.spent_audits.write_text(told)
+    with pytest.raises(InputError, match="is damaged, and tells which audits were used"):
+        a_round(folder)
+    assert state.rounds() == [0]
+
+
+def test_bounds_in_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No moments, moments to come, and other ones for a round that was begun."""
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(InputError, match="no moment"):
+            FreshAudits(wrong)
+        with pytest.raises(InputError, match="no moment"):
+            FreshAudits(until=wrong)
+    with pytest.raises(InputError, match="that is to come"):
+        a_round(folder, fresh=FreshAudits(until="2999-01-01"))
+    log(folder, texts(80), reference=lambda i: None if i == 79 else "good")
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Learning, "cluster", stop)
+    with pytest.raises(InputError, match="wait for the audits under way and give --until"):
+        a_round(folder, ledger="own.db")
+    with pytest.raises(KeyboardInterrupt):
+        a_round(folder, ledger="own.db", fresh=FreshAudits(5.0, until=79.0))
+    for other in (FreshAudits(), FreshAudits(6.0, until=79.0), FreshAudits(5.0)):
+        with pytest.raises(InputError, match="was begun on audits of another time"):
+            a_round(folder, ledger="own.db", fresh=other)
+    begun = json.loads((folder / "root" / "rounds" / "0001" / "journal.json").read_text())["begun"]
+    assert (begun["until"], begun["fresh"]["since"]) == (79.0, 5.0)
+    with pytest.raises(KeyboardInterrupt):
+        a_round(folder, ledger="own.db", fresh=FreshAudits(5.0, until=79.0))
+
+
+def test_an_answer_that_is_asked_for_comes_of_the_portfolios_model(folder: Path, tmp_path: Path) -> None:
+    """Another model's is refused as a logged one is."""
+    log(folder, texts(80), reference=lambda i: None if i < 5 else "good")
+    asks = {"large": lambda _: Lesson("bad", 0.01, model_name="large-2")}
+    with pytest.raises(InputError, match=r"'large-2', which is not the model of the portfolio"):
+        fold_of(folder, asks=asks).draw(url(folder, "own.db"), tmp_path)
+    asks = {"large": lambda _: Lesson("bad", 0.01, model_name="large-1")}
+    assert fold_of(folder, asks=asks).draw(url(folder, "own.db"), tmp_path)["asked"] == 5
 
 
 def test_tasks_without_a_plan_are_not_on_the_scale_of_audits(folder: Path) -> None:

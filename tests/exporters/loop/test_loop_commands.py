@@ -19,6 +19,7 @@ import exporters.students
 import routenlp_integrations.cli.loop as commands
 from exporters.loop.files import hashes_of
 from routenlp_integrations.cli import main
+from router_core.errors import InputError
 from router_core.records import Records
 from router_core.release import Release
 
@@ -258,3 +259,17 @@ def test_a_live_teacher_is_asked_within_the_budget(
     assert teach["reused"] == 0
     assert teach["usd"] == pytest.approx(teach["asked"] * (10 * 10 + 5 * 20) / 1e6)
     assert "sk-" not in (folder / "root" / "rounds" / "0001" / "teacher.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("names", "found"), [(["large", "small"], "large"), (["small", "gpt"], "gpt"), (["gpt", "small"], None)]
+)
+def test_the_reference_of_a_file_of_tiers(names: list[str], found: str | None) -> None:
+    """The tier of its name, wherever it stands; else the last, which must not be another tier of the portfolio."""
+    from routenlp_integrations.cli.teacher import reference_of
+
+    if found is not None:
+        assert reference_of(Path("tiers.yaml"), names, PORTFOLIO) == found
+        return
+    with pytest.raises(InputError, match="no tier is named 'large', the reference, and the last one, 'small', is"):
+        reference_of(Path("tiers.yaml"), names, PORTFOLIO)

@@ -442,10 +442,10 @@ def test_a_ledger_of_an_earlier_version(tmp_path: Path) -> None:
     file = tmp_path / "ledger.db"
     with Ledger(url_of(tmp_path)) as ledger:
         ledger.append(accepted(), text="old")
-    for table, column in (("routes", "budget"), ("attempts", "retries")):
+    for table, column in (("routes", "budget"), ("attempts", "retries"), ("attempts", "redacted")):
         change(file, f"ALTER TABLE routenlp_{table} DROP COLUMN {column}")
     (old,) = LedgerReader(url_of(tmp_path)).routes(hidden=True)
-    assert (old.budget, old.attempts[0].retries) == (None, None)
+    assert (old.budget, old.attempts[0].retries, old.attempts[0].redacted) == (None, None, None)
     route = replace(accepted(), budget={"usd": 1.0, "per": "run", "spent_usd": 0.5, "stopped": False})
     route = replace(route, attempts=tuple(replace(attempt, retries=2) for attempt in route.attempts))
     with Ledger(url_of(tmp_path)) as ledger:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,21 @@ def test_each_group_enters_with_one_probability_whatever_its_size() -> None:
     assert sample.repeats == sample.audited - len(sample.ids)
 
 
+def test_each_task_of_a_group_is_drawn_on_its_own() -> None:
+    """Of a conversation over two tasks one turn of each; the mutant that knows no tasks shows rare ones too seldom."""
+    traffic = [
+        replace(logged(f"{group}-{turn}", f"g{group}"), task="mood" if turn else "tone")
+        for group in range(2000)
+        for turn in range(1 + 9 * (group % 2))
+    ]
+    together = drawn(replace(one, task="") for one in traffic).ids
+    apart = drawn(traffic).ids
+    long = {one.id for one in traffic if one.task == "tone" and one.id.endswith("-0") and int(one.group[1:]) % 2}
+    low, high = binom.isf(1 - 1e-4, 1000, 0.3), binom.isf(1e-4, 1000, 0.3)
+    assert low <= len(long & apart) <= high
+    assert not low <= len(long & together) <= high
+
+
 def test_denser_audits_are_thinned() -> None:
     """Two rates become the lower one, by the id alone."""
     traffic = [logged(f"q{i}", probability=0.8 if i % 2 else 0.2) for i in range(4000)]
@@ -64,7 +80,10 @@ def test_denser_audits_are_thinned() -> None:
 @pytest.mark.parametrize(
     ("without", "said"),
     [
-        (logged("x", probability=0.0, at=3600.0), r"1 of 51 .* 1970-01-01T01:00:00.000Z, came when budget or backlog"),
+        (
+            logged("x", probability=0.0, at=3600.0),
+            r"1 of 51 .* came when budget or backlog allowed none.* from 1970-01-01T01:00:00.001Z on",
+        ),
         (logged("x", probability=None), "was not put under audit"),
     ],
 )
@@ -105,4 +124,6 @@ def test_a_ledger_is_read_by_task_time_and_page(tmp_path: Path, monkeypatch: pyt
     assert found[0].group == found[1].group
     assert found[2].group == found[3].group != found[0].group
     assert [(one.probability, one.audited) for one in found[:2]] == [(0.5, True), (0.5, False)]
+    assert [one.task for one in found] == ["mood", "mood", "mood", "default"]
+    assert [one.text for one in found] == [None] * 4
     assert [one.probability for one in logged_queries(reader, ["mood"], since=3.0)] == [None]
