@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from run import HERE, Unlabelled, _files, variants
+from run import HERE, _files, variants
 from scipy.stats import t as student_t
 from sklearn.metrics import log_loss, roc_auc_score
 
