@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.fence import NO_KEYS, Keys, item_keys, refuse_calib
+from exporters.grouping import best_groups, keywords, principal_components
 from router_core.errors import InputError, MissingExtraError
 
 __all__ = ["Cluster", "ClusterOptions", "Clusters", "Failure", "find_clusters"]
@@ -25,8 +26,6 @@ __all__ = ["Cluster", "ClusterOptions", "Clusters", "Failure", "find_clusters"]
 Floats = NDArray[np.float64]
 
 _CHUNK = 1024
-_LONGEST_TEXT = 2000
-_WORD = r"(?u)\b[^\W\d_]{2,}\b"
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,8 +221,10 @@ def find_clusters(
     silhouette: dict[str, float | None] = {}
     places: dict[str, tuple[Floats, NDArray[np.intp]]] = {}
     for task, items in sorted(kept.items()):
-        z = _components(items, options, seed)
-        label, silhouette[task] = _group(z, options, seed)
+        hidden = np.stack([np.asarray(one.hidden, dtype=np.float64) for one in items])
+        z = principal_components(hidden, options.components, seed)
+        most = min(options.most, len(items) // options.smallest)
+        label, silhouette[task] = best_groups(z, most, options.sampled, seed)
         found, order = _told(task, items, z, label, seen[task] / len(items), options)
         clusters += found
         places[task] = (np.column_stack((z[:, 0], z[:, 1] if z.shape[1] > 1 else 0.0 * z[:, 0])), order[label] + 1)
@@ -267,38 +268,6 @@ def _check(one: Failure, size: int) -> None:
         raise InputError(f"failure {one.query_id!r} has a hidden vector, gap or cost that is not finite")
 
 
-def _components(items: Sequence[Failure], options: ClusterOptions, seed: int) -> Floats:
-    from sklearn.decomposition import PCA
-
-    hidden = np.stack([np.asarray(one.hidden, dtype=np.float64) for one in items])
-    if not np.ptp(hidden, axis=0).any():
-        return np.zeros((len(items), 1))
-    size = min(options.components, *hidden.shape)
-    return np.asarray(PCA(size, svd_solver="full", random_state=seed).fit_transform(hidden), dtype=np.float64)
-
-
-def _group(z: Floats, options: ClusterOptions, seed: int) -> tuple[NDArray[np.intp], float | None]:
-    """Cluster of every failure, and the silhouette; one cluster where no grouping has a positive one."""
-    from sklearn.cluster import KMeans
-    from sklearn.metrics import silhouette_score
-
-    distinct = len(np.unique(z, axis=0))
-    most = min(options.most, len(z) // options.smallest, distinct - 1)
-    sample = np.random.default_rng(seed).permutation(len(z))[: options.sampled]
-    best, k = 0.0, 1
-    for count in range(2, most + 1):
-        label = KMeans(count, n_init=4, random_state=seed).fit_predict(z[sample])
-        if len(np.unique(label)) < 2:
-            continue
-        score = float(silhouette_score(z[sample], label))
-        if score > best:
-            best, k = score, count
-    if k == 1:
-        return np.zeros(len(z), dtype=np.intp), None
-    label = KMeans(k, n_init=4, random_state=seed).fit_predict(z)
-    return np.asarray(np.unique(label, return_inverse=True)[1], dtype=np.intp), round(best, 4)
-
-
 def _told(
     task: str, items: Sequence[Failure], z: Floats, label: NDArray[np.intp], scale: float, options: ClusterOptions
 ) -> tuple[list[Cluster], NDArray[np.intp]]:
@@ -308,7 +277,7 @@ def _told(
     count = int(label.max()) + 1
     score = np.array([gap[label == j].sum() for j in range(count)])
     ranked = sorted(range(count), key=lambda j: (-score[j], j))
-    words = _keywords(items, label, options.keywords)
+    words = keywords([one.text for one in items], label, options.keywords)
     found = []
     for number, j in enumerate(ranked, start=1):
         at = np.flatnonzero(label == j)
@@ -326,25 +295,3 @@ def _told(
     order = np.empty(count, dtype=np.intp)
     order[ranked] = np.arange(count)
     return found, order
-
-
-def _keywords(items: Sequence[Failure], label: NDArray[np.intp], most: int) -> list[tuple[str, ...]]:
-    """Per cluster the words whose mean TF-IDF weight stands out most against the other clusters."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    count = int(label.max()) + 1
-    texts = [one.text[:_LONGEST_TEXT] for one in items]
-    try:
-        made = TfidfVectorizer(stop_words="english", token_pattern=_WORD, max_features=20_000)
-        weight = made.fit_transform(texts)
-    except ValueError:  # no text, or nothing but stop words
-        return [() for _ in range(count)]
-    names = made.get_feature_names_out()
-    found = []
-    for j in range(count):
-        inside = np.asarray(weight[label == j].mean(axis=0)).ravel()
-        outside = np.asarray(weight[label != j].mean(axis=0)).ravel() if count > 1 else np.zeros_like(inside)
-        contrast = inside - outside
-        order = np.argsort(-contrast, kind="stable")[:most]
-        found.append(tuple(str(names[i]) for i in order.tolist() if contrast[i] > 0))
-    return found

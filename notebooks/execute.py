@@ -23,7 +23,7 @@ from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
 
 HERE = Path(__file__).resolve().parent
-TIMEOUT_S = 180
+TIMEOUT_S = 600
 _VOLATILE = (
     (re.compile(r"\b[0-9a-f]{12,64}\b"), "<id>"),
     (re.compile(r"\b0x[0-9a-f]+\b"), "<address>"),

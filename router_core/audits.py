@@ -16,9 +16,10 @@ import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from router_core.audit_budget import AuditBudget
 from router_core.errors import InputError
 from router_core.grades import Grading, grade, grader
 from router_core.groups import unit_interval
@@ -90,41 +91,6 @@ class _Job:
     answers: Mapping[str, Answer]
 
 
-@dataclass(slots=True)
-class _Purse:
-    """What audits have cost in this window; an audit under way is expected to cost as much as the dearest so far."""
-
-    budget_usd: float
-    window_s: float
-    clock: Callable[[], float]
-    window: int = -1
-    spent: float = 0.0
-    dearest: float = 0.0
-    under_way: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def affords(self) -> bool:
-        with self.lock:
-            self._roll()
-            return self.spent + (self.under_way + 1) * self.dearest < self.budget_usd
-
-    def begin(self) -> None:
-        with self.lock:
-            self.under_way += 1
-
-    def end(self, cost: float) -> None:
-        with self.lock:
-            self._roll()
-            self.under_way -= 1
-            self.spent += cost
-            self.dearest = max(self.dearest, cost)
-
-    def _roll(self) -> None:
-        window = int(self.clock() // self.window_s)
-        if window != self.window:
-            self.window, self.spent = window, 0.0
-
-
 class Auditor:
     """Chooses queries for audits and runs them in the background.
 
@@ -172,7 +138,7 @@ class Auditor:
 
     def _start_over(self) -> None:
         self._process = os.getpid()
-        self._purse = _Purse(self.plan.budget_usd, self.plan.window_s, self._clock)
+        self._budget = AuditBudget(self.plan.budget_usd, self.plan.window_s, self._clock)
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -195,7 +161,7 @@ class Auditor:
         probability = self.plan.rate if rate is None else rate
         if rate is not None:
             _check_rate(rate)
-        if self._jobs.qsize() + len(self._tasks) >= self._waiting or not self._purse.affords():
+        if self._jobs.qsize() + len(self._tasks) >= self._waiting or not self._budget.affords():
             probability = 0.0
         chosen = unit_interval(f"{_SALT}|{self.plan.seed}", name) < probability
         return AuditDecision(name, chosen, probability)
@@ -225,7 +191,7 @@ class Auditor:
             return
         given = {route.tier: route.answer} if answers is None else dict(answers)
         job = _Job(decision, route, text, text if payload is None else payload, given)
-        self._purse.begin()
+        self._budget.begin()
         if self._async:
             with contextlib.suppress(RuntimeError):
                 task = asyncio.get_running_loop().create_task(self._audit(job))
@@ -241,7 +207,7 @@ class Auditor:
     def join(self, timeout: float = 30.0) -> bool:
         """Wait for the audits under way; False when some are left after `timeout` seconds. Not from an event loop."""
         end = time.monotonic() + timeout
-        while self._purse.under_way:
+        while self._budget.under_way:
             if time.monotonic() > end:
                 return False
             time.sleep(0.01)
@@ -250,7 +216,7 @@ class Auditor:
     @property
     def spent_usd(self) -> float:
         """What audits have cost in this window, US dollars."""
-        return self._purse.spent
+        return self._budget.spent
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Auditor:
         # A copy of a model spends from the same budget.
@@ -278,7 +244,7 @@ class Auditor:
                     failed = attempt.reason
             self._tell(job, answers, made, failed)
         finally:
-            self._purse.end(spent)
+            self._budget.end(spent)
 
     async def _ask(self, tier: str, call: TierCall, job: _Job) -> tuple[AttemptEntry, Answer | None]:
         from router_core import Answer

@@ -22,12 +22,13 @@ from router_core.route_text import ROUTE_TEXT_VERSION
 from router_core.scopes import Scopes
 from router_core.scoring import Scorer
 from router_core.show import bundle_html
+from router_core.sketches import SKETCHES
 
 __all__ = ["Bundle", "candidate_parts", "earlier_keys", "parts_id"]
 
 _AFTER = frozenset({"certificates.json", "keys.npz", "report.json"})
 """Parts written after calib was read; all others are the candidate."""
-_OPAQUE = ("baseline", "tuned")
+_OPAQUE = ("baseline", "tuned", SKETCHES)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,7 +46,8 @@ class Bundle:
     settings
         How it was made: risk, alpha, delta, tolerance, seed, how certificates are cut, and what each path's test fixed.
     baselines
-        Fitted baselines, and the scores on tune that paths were laid from, as parts, opaque to serving.
+        Fitted baselines, the scores on tune that paths were laid from, and sketches of the texts that were learned
+        from (`router_core.sketches`), as parts, opaque to serving.
     keys
         Hashes of the keys used.
     report

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from router_core.bad import is_bad
 from router_core.certificate import allowed_bad
 from router_core.records import Records
 from router_core.risks import least_n
-from router_core.splits import prepare
+from router_core.splits import one_of_each, prepare
 
 __all__ = ["ALPHAS", "CalibSize", "calib_sizes", "realistic_n"]
 
@@ -67,12 +68,12 @@ def calib_sizes(records: Records, delta: float = 0.1) -> dict[str, CalibSize]:
         here = whole & (tasks == task)
         learned = np.concatenate([prepared.train, prepared.tune])
         quality = settled.quality[learned[here[learned]]]
-        rates = (quality[:, -1:] - quality[:, :-1] > 0).mean(axis=0) if len(quality) else np.empty(0)
+        rates = is_bad(quality[:, -1:], quality[:, :-1], 0.0).mean(axis=0) if len(quality) else np.empty(0)
         best = int(rates.argmin()) if rates.size else None
         rate = None if best is None else float(rates[best])
         shrunk = ((rate or 0.0) * len(quality) + 1.0) / (len(quality) + 2.0)
         told[task] = CalibSize(
-            rows=int(here[prepared.calib].sum()),
+            rows=len(one_of_each(settled, prepared.calib[here[prepared.calib]].tolist())),
             tier=None if best is None else settled.models[best],
             bad_rate=rate,
             train_rows=len(quality),

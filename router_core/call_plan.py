@@ -19,6 +19,7 @@ __all__ = [
     "Plan",
     "StreamPolicy",
     "Uncalibrated",
+    "changed_departure",
     "checked_model",
     "decoding_changes",
     "form_departure",
@@ -67,34 +68,17 @@ _FORMS = {
     ),
 }
 """Call arguments, under the names providers give them, that ask for something else than text."""
-_DECODING = frozenset(
-    [
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "max_tokens",
-        "max_completion_tokens",
-        "max_output_tokens",
-        "num_predict",
-        "frequency_penalty",
-        "presence_penalty",
-        "repeat_penalty",
-        "logit_bias",
-        "model",
-        "model_name",
-        "reasoning",
-        "reasoning_effort",
-        "thinking",
-        "modalities",
-        "web_search_options",
-        "generation_config",
-        "model_kwargs",
-        "extra_body",
-        "options",
-    ]
-)
-"""Call arguments, under the names providers give them, that change which model answers or how it decodes."""
+_FORM_OPTIONS = frozenset({"strict", "parallel_tool_calls", "structured_output_format"})
+"""Call arguments that say more about a form asked for, and nothing without one."""
+_HARMLESS = frozenset({
+    "user", "safety_identifier", "metadata", "store", "headers", "extra_headers", "include_response_headers", "timeout",
+    "request_timeout", "max_retries", "stream", "stream_options", "stream_usage", "cache_control", "prompt_cache_key",
+    "prompt_cache_retention", "keep_alive", "logprobs", "top_logprobs", "langsmith_extra",
+})  # fmt: skip
+"""Call arguments, under the names providers give them, that say who asks, how it is sent, kept and told, but change
+neither which model answers nor what it says. Any other one may."""
+_NOT_CHANGING = _HARMLESS | _FORM_OPTIONS | _FORMS.keys()
+_TRACING = "ls_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +174,8 @@ def checked_model(router: Router, tier: str, answer: Answer, name: str | None) -
 
 def form_departure(params: Mapping[str, Any]) -> str:
     """Why no calib row asked for an answer of this form; ``""`` for plain text."""
-    for name, told in _FORMS.items():
-        if params.get(name):
-            return f"{told} asked for, which calib did not have"
-    return ""
+    told = next((told for name, told in _FORMS.items() if params.get(name)), "") if params else ""
+    return f"{told} asked for, which calib did not have" if told else ""
 
 
 def plan_call(
@@ -259,15 +241,41 @@ def plan_call(
         why = ""
     if why and uncalibrated == "reference":
         return forced(reference, why)
-    if changed and not why:
-        why = f"the call sets {', '.join(changed)}, so the tiers do not answer as they did for the records"
+    why = why or changed_departure(changed)
     start = router.start(text, task, policy)
     return Plan(call, start, lacks, why, router.outlives_departure(start), names)
 
 
 def decoding_changes(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
-    """Names of a call's arguments that make a tier answer otherwise, unless they say what the model says anyway."""
-    return sorted(name for name in given if name in _DECODING and given[name] != own.get(name))
+    """Names of a call's arguments that may make a tier answer otherwise.
+
+    Those are all but a few that are known to be harmless, those that ask for a form (see `form_departure`), those that
+    are None, and those that say what the model says anyway.
+    """
+    if not given:
+        return []
+    return sorted(
+        name
+        for name, value in given.items()
+        if name not in _NOT_CHANGING and not name.startswith(_TRACING) and not _same(value, own.get(name))
+    )
+
+
+def changed_departure(changed: Sequence[str]) -> str:
+    """Why the answers to a call with these arguments are none that calib had; ``""`` without any."""
+    if not changed:
+        return ""
+    return f"the call sets {', '.join(changed)}, so the tiers do not answer as they did for the records"
+
+
+def _same(value: Any, own: Any) -> bool:
+    """Whether an argument says what the model says; what cannot be compared does not."""
+    if value is None or own is None:
+        return value is own
+    try:
+        return bool(value == own)
+    except Exception:
+        return False
 
 
 def _calibrated(router: Router, task: str | None) -> bool:

@@ -132,7 +132,7 @@ class Cascade:
     def _begin(self, text: str, task: str | None, run: str | None, conversation: str | None) -> "_Query":
         router, decision = self.router, None if self.log is None else self.log.begin()
         start = router.start(text, task, self.policy)
-        if self.sticky is not None and conversation is not None:
+        if self.sticky is not None:
             start = self.sticky.start(router, start, conversation)
         steps = walk(router, start, self.on_failure, self.on_reference_failure, limits=self.limits, run=run)
         return _Query(router, start, steps, decision)

@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from router_core.choices import Choice, ChoiceJudge, TextVectors, softmax
+from router_core.choice_model import Choice, TextVectors, softmax
+from router_core.choices import ChoiceJudge
 from router_core.errors import InputError
 from router_core.label_sets import LabelSets
 

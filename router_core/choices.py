@@ -1,15 +1,12 @@
 """Which of several described choices fits a query: probabilities from a few labelled queries, and calibrated sets.
 
-`ChoiceModel` is linear in a sparse vector of words and characters and, where there is a text encoder, in its unit
-vector. Its weights hold both what labelled queries taught and the likeness to the choices' own descriptions;
-`router_core.fitting.choices` weighs the two by cross-validation. `ChoiceJudge` adds what calibration showed, and is
-saved as one hashed folder.
+`ChoiceJudge` adds to a `router_core.choice_model.ChoiceModel` what calibration showed of it, and is saved as one hashed
+folder.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -18,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_core.arrays import dump_arrays, dump_json, load_arrays, load_json
+from router_core.choice_model import Choice, ChoiceModel, TextVectors, distinct, softmax, unit
 from router_core.encoder import Encoder, load_encoder, serving_threads
 from router_core.errors import BundleError, InputError
 from router_core.folder import FolderKind, check_output, parts_id, read_folder, write_folder
@@ -32,7 +30,7 @@ from router_core.sentence_encoder import (
     load_sentence_encoder,
     sentence_encoder_from_parts,
 )
-from router_core.text_features import BUCKETS, text_features
+from router_core.text_features import BUCKETS
 from router_core.text_space import Vocabulary
 
 __all__ = [
@@ -47,25 +45,11 @@ __all__ = [
     "unit",
 ]
 
-Float = NDArray[np.float64]
-
 _HEADER: Final = "choices.json"
 _ARRAYS: Final = "choices.npz"
 _FORMAT: Final = 1
 _AGAIN: Final = "fit it again"
 _KIND: Final = FolderKind("selector", "fitted", _AGAIN, "`ConformalSelector.fit(...).save(...)`")
-
-
-class Choice(NamedTuple):
-    """One choice as its user describes it; the name may be empty."""
-
-    name: str
-    description: str
-
-    @property
-    def text(self) -> str:
-        """What is read of it."""
-        return f"{self.name.replace('_', ' ')}: {self.description}" if self.name else self.description
 
 
 class Counts(NamedTuple):
@@ -75,76 +59,6 @@ class Counts(NamedTuple):
     calib: int
     repeats: int
     straddlers: int
-
-
-@dataclass(frozen=True, eq=False)
-class ChoiceModel:
-    """The numbers of a fitted model: ``m`` choices, ``F`` features of words and characters, ``d`` of the encoder.
-
-    Attributes
-    ----------
-    vocabulary
-        The features.
-    words
-        float32 ``[F, m]``.
-    dense
-        float64 ``[d, m]``; ``d`` is 0 without an encoder.
-    offset
-        float64 ``[m]``.
-    likeness
-        Weights of the likeness to a description, by words and by the encoder: all there is for a choice never fitted.
-    encoder
-        Turns a text into a vector, or None.
-    """
-
-    vocabulary: Vocabulary
-    words: NDArray[np.float32]
-    dense: Float
-    offset: Float
-    likeness: tuple[float, float]
-    encoder: TextEncoder | None
-
-    def read(self, text: str) -> TextVectors:
-        """Read a text once; any string."""
-        rows, values, _ = self.vocabulary.vector(text_features(text))
-        return TextVectors(rows, values, None if self.encoder is None else unit(self.encoder.embed(text)))
-
-    def scores(self, query: TextVectors) -> Float:
-        """Logits ``[m]`` of the fitted choices."""
-        found = self.offset + query.values @ self.words[query.rows]
-        return found if query.dense is None else found + query.dense @ self.dense
-
-    def likeness_to(self, query: TextVectors, choice: TextVectors) -> float:
-        """Logit of a choice never fitted, on the scale of `scores`, from its text alone."""
-        _, mine, others = np.intersect1d(query.rows, choice.rows, assume_unique=True, return_indices=True)
-        found = self.likeness[0] * float(query.values[mine] @ choice.values[others])
-        if query.dense is not None and choice.dense is not None:
-            found += self.likeness[1] * float(query.dense @ choice.dense)
-        return found + float(self.offset.mean())
-
-    def probabilities(self, text: str) -> Float:
-        """P(choice | query) of the fitted choices, float64 ``[m]``."""
-        return softmax(self.scores(self.read(text)))
-
-
-class TextVectors(NamedTuple):
-    """A text as a model reads it: rows and values of the sparse vector, and a unit vector or None."""
-
-    rows: NDArray[np.int32]
-    values: Float
-    dense: Float | None
-
-
-def unit(vector: Float) -> Float:
-    """Scale a vector to length 1; what is zero or not finite becomes zero."""
-    norm = math.sqrt(float(vector @ vector))
-    return vector / norm if 0.0 < norm < math.inf else np.zeros(len(vector))
-
-
-def softmax(scores: Float) -> Float:
-    """Probabilities of logits, along the last axis."""
-    found = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(found / found.sum(axis=-1, keepdims=True))
 
 
 def find_encoder(encoder: str | Path | TextEncoder | None, threads: int | None = None) -> TextEncoder | None:
@@ -214,6 +128,33 @@ class ChoiceJudge:
         if isinstance(encoder, SentenceEncoder | TokenVectors):
             return f"{encoder.header.name}, {'token vectors' if encoder.header.kind == 'tokens' else 'ONNX'}"
         return f"encoder of a bundle, {encoder.kind}" if isinstance(encoder, Encoder) else type(encoder).__name__
+
+    @property
+    def statement(self) -> tuple[str, ...]:
+        """What is promised, of what, and what voids it; one sentence a line."""
+        sets, taken, counts = self.sets, self.taken, self.counts
+        kind = "for the queries of each choice" if sets.per_label else "marginal over calibration draws and queries"
+        lines = [
+            f"{len(self.choices)} choices, read by {self.encoder_kind}; {counts.train} labelled queries "
+            f"to fit, {counts.calib} to calibrate ({counts.repeats} repeats set aside, {counts.straddlers} taken out).",
+            f"Sets: P(right choice in the set) >= {1.0 - sets.alpha:g}, {kind} (split conformal, n = {sets.n}).",
+            f"Taken when the set holds one choice: P(taken and wrong) <= {sets.alpha:g}, in expectation.",
+        ]
+        if sets.too_few:
+            names = [self.choices[i].name or self.choices[i].description for i in sets.too_few]
+            lines.append(f"Too few calibration queries to leave anything out: {', '.join(map(repr, names))}.")
+        if taken.threshold is None:
+            lines.append(f"Taken by certificate: nothing was shown at alpha = {taken.alpha:g}; every query asks.")
+        else:
+            lines.append(
+                f"Taken by certificate (probability >= {taken.threshold:.3g}): P(taken and wrong) <= {taken.alpha:g} "
+                f"with confidence {1.0 - taken.delta:g} ({taken.wrong} wrong among {taken.taken} taken of {taken.n})."
+            )
+        lines.append(
+            "Void for queries unlike the calibration queries, for choices added, removed or given another meaning, "
+            "and for the choice taken after asking or for want of anyone to ask."
+        )
+        return tuple(lines)
 
     def parts(self) -> dict[str, bytes]:
         """Return the parts of the folder.
@@ -307,20 +248,3 @@ def _read_encoder(parts: Mapping[str, bytes], threads: int) -> TextEncoder:
         return sentence_encoder_from_parts(parts, threads)
     found: Encoder = load_encoder(parts, threads)
     return found
-
-
-def distinct(choices: Sequence[Choice]) -> None:
-    """Refuse choices that cannot be told apart when a query comes.
-
-    Raises
-    ------
-    InputError
-        When there is none, or two have the same name and description.
-    """
-    if not choices:
-        raise InputError("A selector needs at least one choice.")
-    seen: set[Choice] = set()
-    for choice in choices:
-        if choice in seen:
-            raise InputError(f"Two choices are {choice.text[:80]!r}; give each its own name or description.")
-        seen.add(choice)

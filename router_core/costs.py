@@ -61,6 +61,11 @@ def row_costs(
                 f"{rows.source}: no row has a cost_usd; give a portfolio with prices "
                 "(and assumed_completion_tokens where completion_tokens are missing)"
             )
+        if unknown := tuple(tier.name for tier in portfolio.tiers if tier.priced and tier.name in names):
+            raise InputError(
+                f"{rows.source}: no row has a cost_usd, and none of {_listed(unknown)} has completion_tokens to apply "
+                "its prices to; give these tiers assumed_completion_tokens"
+            )
         raise InputError(
             f"{rows.source}: no row has a cost_usd and the portfolio ({_listed(portfolio.names)}) prices "
             f"none of the models ({_listed(names)}); give their prices, and assumed_completion_tokens"

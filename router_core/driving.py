@@ -7,8 +7,8 @@ a loop of three lines.
 import contextvars
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
 from typing import TypeVar
 
 from router_core.route import Answer, Route
@@ -69,18 +69,24 @@ def advance(steps: Steps, reply: Reply | None = None) -> Step | Route:
         return route
 
 
-@contextmanager
-def walking(steps: Steps) -> Iterator[Steps]:
+class walking:  # noqa: N801 - a context manager
     """Close a walk at the end, however it ends, so that nothing stays reserved for a query that was abandoned.
 
     A walk that is still being advanced in another thread (an executor, after its task was cancelled) cannot be closed
     from here; it is when it is collected.
     """
-    try:
-        yield steps
-    finally:
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def __enter__(self) -> Steps:
+        return self._steps
+
+    def __exit__(self, *_: object) -> None:
         with suppress(ValueError):
-            steps.close()
+            self._steps.close()
 
 
 def break_off(steps: Steps, error: Exception) -> None:
@@ -126,6 +132,8 @@ async def aperform(
     if step.wait_seconds:
         await (sleep or asyncio.sleep)(step.wait_seconds)
     try:
+        if step.timeout_seconds is None:
+            return await call()
         async with asyncio.timeout(step.timeout_seconds):
             return await call()
     except Exception as error:

@@ -15,6 +15,7 @@ from typing import Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from router_core.bad import is_bad
 from router_core.errors import BundleError, InputError
 from router_core.groups import normalise
 
@@ -145,8 +146,8 @@ class Examples:
         return np.array([first.setdefault(name, len(first)) for name in names], dtype=np.intp)
 
     def passes(self) -> NDArray[np.bool_]:
-        """Return bool ``[n, K]``: not bad (B = 0), that is ``quality >= reference quality - tolerance``."""
-        return np.asarray(self.quality >= self.quality[:, -1:] - self.tolerance)
+        """Return bool ``[n, K]``: not bad (B = 0, `router_core.bad`)."""
+        return ~is_bad(self.quality[:, -1:], self.quality, self.tolerance)
 
     def difficulty(self) -> NDArray[np.float64]:
         """Return float64 ``[n]``: index of the first tier that passes, divided by ``K - 1``."""

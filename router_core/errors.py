@@ -10,12 +10,20 @@
     └── BudgetError         the next call would exceed the budget
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from router_core.route import Route
 
-__all__ = ["BudgetError", "BundleError", "InputError", "MissingExtraError", "RouteNLPError", "TierError"]
+__all__ = [
+    "BudgetError",
+    "BundleError",
+    "InputError",
+    "MissingExtraError",
+    "RouteNLPError",
+    "TierError",
+    "of_validation",
+]
 
 
 class RouteNLPError(Exception):
@@ -66,3 +74,23 @@ class BudgetError(RouteNLPError, RuntimeError):
     def __init__(self, message: str, route: "Route | None" = None) -> None:
         super().__init__(message)
         self.route = route
+
+
+def of_validation(what: str, error: Any) -> RouteNLPError:
+    """What Pydantic found wrong in the arguments of a class: our own error that it wrapped, else one line of its own.
+
+    Parameters
+    ----------
+    what
+        Name of the class.
+    error
+        The `pydantic.ValidationError`. What was given is not quoted.
+    """
+    found = error.errors(include_url=False, include_input=False)
+    for one in found:
+        own = one.get("ctx", {}).get("error")
+        if isinstance(own, RouteNLPError):
+            return own
+    name = found[0]["loc"][0] if found[0]["loc"] else "an argument"
+    told = dict.fromkeys(one["msg"].removeprefix("Input ") for one in found if name in one["loc"][:1] or not one["loc"])
+    return InputError(f"{what}: {name} {', or '.join(told)}")

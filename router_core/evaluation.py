@@ -13,25 +13,27 @@ from numpy.typing import NDArray
 
 from router_core.bundle import Bundle
 from router_core.errors import InputError
-from router_core.fitting.candidates import ScoreTable
 from router_core.fitting.frozen import candidate_of, policy_table, scope_table
 from router_core.fitting.rivals import BASELINES, RIVALS
+from router_core.fitting.score_table import ScoreTable
 from router_core.fitting.tables import Progress, bad_answers, views_of
 from router_core.kernels import sweep
 from router_core.keys import hash_keys
-from router_core.outcomes import Outcome, apgr_and_cpt, describe_outcome
+from router_core.outcomes import Outcome, apgr_and_cpt, describe_outcome, describe_path
 from router_core.policy import CASCADE, ROUTE_ONLY, Policy, coin
 from router_core.promises import claim_json, overall_certificate
 from router_core.records import Records, read_records
 from router_core.router import Router
 from router_core.scopes import ALL
 from router_core.show import Report
-from router_core.splits import hash_key, prepare
+from router_core.splits import Prepared, prepare, query_keys
 
 __all__ = ["evaluate"]
 
 _TIMED = 200
 _FRONTIERS = (CASCADE, *RIVALS)
+_SPLITS = {"test": "test", "calib": "calib_all", "train": "train", "tune": "tune"}
+"""Field of `Prepared` by the name of a split."""
 _ABSENT = "the bundle stores no such rival; fit it again with this version"
 Rows = NDArray[np.intp]
 
@@ -52,7 +54,8 @@ def evaluate(
     records
         Records, or files to read them from.
     split
-        Split to report on: ``"test"``, ``"calib"`` (all of it, repeats included), ``"train"`` or ``"tune"``.
+        Split to report on: ``"test"``, ``"calib"`` (all of it, repeats included), ``"train"``, ``"tune"``, or ``"all"``
+        queries. Without a ``split`` column a hash puts a fifth of them in test, as for `fit`.
     progress
         Called as the work goes on.
 
@@ -70,7 +73,8 @@ def evaluate(
         bundle = Bundle.load(bundle)
     if not isinstance(records, Records):
         records = read_records(records, bundle.portfolio)
-    rows, settled = _rows(bundle, records, split)
+    rows, prepared = _rows(bundle, records, split)
+    settled = prepared.records
     work = _Evaluation(bundle, settled, progress)
     named = work.named(rows)
     tasks, leaves = {}, bundle.scopes.leaves
@@ -86,6 +90,8 @@ def evaluate(
             "bundle": bundle.id,
             "split": split,
             "n": overall["n"],
+            "splits_made": not prepared.supplied,
+            "other_splits": 0 if split == "all" else len(settled) - len(getattr(prepared, _SPLITS[split])),
             "learned_from": _learned(bundle, settled, rows),
             "cost_basis": bundle.report.get("cost_basis"),
             "tasks": tasks,
@@ -99,30 +105,25 @@ def evaluate(
 def _learned(bundle: Bundle, records: Records, rows: Rows) -> int:
     """How many of the rows the bundle was trained or tuned on: figures on them are too good."""
     keys = np.union1d(bundle.keys.train, bundle.keys.tune)
-    hits = [np.isin(hash_keys([records.group[i], hash_key(records.prompt[i])]), keys).any() for i in rows.tolist()]
+    hits = [np.isin(hash_keys(query_keys(records, [i])), keys).any() for i in rows.tolist()]
     return int(np.sum(hits))
 
 
-def _rows(bundle: Bundle, records: Records, split: str) -> tuple[Rows, Records]:
+def _rows(bundle: Bundle, records: Records, split: str) -> tuple[Rows, Prepared]:
+    if split not in (*_SPLITS, "all"):
+        msg = f"unknown split {split!r}; choose one of {', '.join(_SPLITS)} or all"
+        raise InputError(msg)
     prepared = prepare(records, require=())
     prepared, _ = prepared.complete(bundle.portfolio.names)
-    known = {
-        "test": prepared.test,
-        "calib": prepared.calib_all,
-        "train": prepared.train,
-        "tune": prepared.tune,
-    }
-    if split not in known:
-        msg = f"unknown split {split!r}; choose one of {', '.join(known)}"
-        raise InputError(msg)
-    rows = np.asarray([i for i in known[split].tolist() if prepared.records.task[i] in bundle.scopes.subtasks], np.intp)
+    named = range(len(prepared.records)) if split == "all" else getattr(prepared, _SPLITS[split]).tolist()
+    rows = np.asarray([i for i in named if prepared.records.task[i] in bundle.scopes.subtasks], np.intp)
     if not len(rows):
         msg = (
             f"{records.source}: split {split!r} has no rows of a task this bundle knows "
             f"({', '.join(bundle.scopes.subtasks)}); give records of these tasks or another --split"
         )
         raise InputError(msg)
-    return rows, prepared.records
+    return rows, prepared
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +210,7 @@ class _Evaluation:
             name: describe_outcome(outcome, quality, cost, bad, self.tiers) for name, outcome in outcomes.items()
         }
         frontier = {
-            "routenlp" if name == CASCADE else name: _frontier(path, quality, cost, bad)
+            "routenlp" if name == CASCADE else name: describe_path(*path, quality, cost, bad)
             for name, path in found.frontiers.items()
         }
         told: dict[str, Any] = {
@@ -266,28 +267,6 @@ def _reported(name: str) -> str:
     if name in BASELINES:
         return f"{name}_certified"
     return "routenlp" if name == CASCADE else name
-
-
-def _frontier(
-    path: tuple[NDArray[np.int8], NDArray[np.float64]],
-    quality: NDArray[np.float64],
-    cost: NDArray[np.float64],
-    bad: NDArray[np.uint8],
-) -> list[dict[str, float | None]]:
-    """One point per step of a path; `lambda` runs from 0 (always the reference) to 1 (most aggressive)."""
-    served, spent = path
-    at = np.arange(len(quality))
-    best, dear = float(quality[:, -1].sum()), float(cost[:, -1].sum())
-    last = max(len(served) - 1, 1)
-    return [
-        {
-            "lambda": g / last,
-            "cost_ratio": float(spent[g].sum()) / dear if dear > 0 else None,
-            "quality_ratio": float(quality[at, served[g]].sum()) / best if best > 0 else None,
-            "joint_risk": float(bad[at, served[g]].mean()),
-        }
-        for g in range(len(served))
-    ]
 
 
 def _join(parts: Sequence[_Replayed]) -> _Replayed:

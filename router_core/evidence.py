@@ -142,8 +142,7 @@ def _read(answer: str, options: tuple[str, ...]) -> _Read:
     pairs = frozenset(
         (match[1], match[2]) for line in lines if len(line) <= _LONGEST_PAIR and (match := _PAIR.fullmatch(line))
     )
-    values = Counter(value for _, value in pairs)
-    unusual = len(pairs) - max(values.values(), default=0)
+    unusual = len(pairs) - max(Counter(value for _, value in pairs).values()) if pairs else 0
     return _Read(text, final_answer(text, options), Counter(_WORD.findall(text.lower())), pairs, unusual)
 
 
@@ -163,7 +162,16 @@ def _compare(new: _Read, old: _Read) -> tuple[float, ...]:
     )
 
 
+def _digits(text: str) -> int:
+    """How many characters are digits, of any script."""
+    if text.isascii():
+        return sum(map(text.count, "0123456789"))
+    return sum(map(str.isdigit, text))
+
+
 def _json_valid(text: str) -> float:
+    if "{" not in text and "[" not in text:
+        return 0.0
     body = _FENCE.sub("", text.strip()).strip()
     if not body.startswith(("{", "[")):
         return 0.0
@@ -210,7 +218,7 @@ def evidence(
     answer = (
         math.log1p(len(prompt_text)),
         math.log1p(prompt.count("\n")),
-        math.log1p(sum(map(str.isdigit, prompt))),
+        math.log1p(_digits(prompt)),
         math.log1p(len(answer_text)),
         math.log1p(total),
         math.log1p(text.count("\n")),
@@ -225,7 +233,7 @@ def evidence(
         float(not text.rstrip().endswith((".", "!", "?", "}", "]", ")", '"', "'", "`", "”"))),
         len(words) / total if total else 0.0,
         sum(count for word, count in words.items() if word in prompt_words) / total if total else 0.0,
-        math.log1p(sum(map(str.isdigit, text))),
+        math.log1p(_digits(text)),
         math.log1p(len(new.pairs)),
         math.log1p(new.unusual),
         float(len(pairs)),

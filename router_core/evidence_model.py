@@ -4,7 +4,7 @@ Source: METHOD.md 2.10 (evidence in the answer) and 2.11 (risk per dollar saved)
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,8 @@ class Judgement:
     risk
         P(bad), float64 in [0, 1]; NaN when something the model needs is missing.
     saving
-        Predicted cost of the reference tier on this query, as a multiple of its mean cost on train.
+        Predicted cost of the reference tier on this query, as a multiple of its mean cost on train; NaN when nobody
+        asked for it.
     """
 
     risk: float
@@ -78,9 +79,9 @@ class CostModel:
     labels: tuple[str, ...]
     model: Linear
 
-    def saving(self, prompt: str, prediction: Prediction, label: str) -> float:
-        """Predicted cost of the reference tier as a multiple of its mean cost on train."""
-        return _saving(self.model, np.asarray(prompt_features(prompt, prediction, label, self.labels), np.float32))
+    def saving(self, of_prompt: Sequence[float]) -> float:
+        """Predicted cost of the reference tier as a multiple of its mean cost on train, from `prompt_features`."""
+        return _saving(self.model, np.asarray(of_prompt, np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +92,6 @@ class EvidenceModel:
     ----------
     earlier
         Cheaper tiers whose answers may have been tried before; the order of the pair features.
-    labels
-        Tasks and subtasks with a feature of their own.
     keys
         Final answers with a feature of their own (those frequent on train).
     signals
@@ -102,14 +101,13 @@ class EvidenceModel:
     """
 
     earlier: tuple[str, ...]
-    labels: tuple[str, ...]
     keys: tuple[str, ...]
     signals: tuple[str, ...]
     risk: Forest
     cost: Linear
 
-    def features(self, prompt: str, prediction: Prediction, label: str, known: Evidence) -> NDArray[np.float32]:
-        """Feature vector, float32; NaN when a signal in use is missing."""
+    def features(self, of_prompt: Sequence[float], known: Evidence) -> NDArray[np.float32]:
+        """Feature vector, float32, of `prompt_features` and evidence; NaN when a signal in use is missing."""
         absent = (-1.0,) * len(PAIR_FEATURES)
         pairs = [value for tier in self.earlier for value in known.pairs.get(tier, absent)]
         return np.asarray(
@@ -118,17 +116,20 @@ class EvidenceModel:
                 *pairs,
                 *(float(known.key == key) for key in self.keys),
                 *(known.signals.get(name, math.nan) for name in self.signals),
-                *prompt_features(prompt, prediction, label, self.labels),
+                *of_prompt,
             ],
             np.float32,
         )
 
-    def judge(self, prompt: str, prediction: Prediction, label: str, known: Evidence) -> Judgement:
-        """Judge one answer; the risk is NaN, which never is accepted, when a signal in use is missing."""
-        x = self.features(prompt, prediction, label, known)
+    def judge(self, of_prompt: Sequence[float], known: Evidence, *, priced: bool = True) -> Judgement:
+        """Judge one answer; the risk is NaN, which never is accepted, when a signal in use is missing.
+
+        The saving is predicted where it is `priced`.
+        """
+        x = self.features(of_prompt, known)
         if not np.isfinite(x).all():
             return Judgement(math.nan, 1.0)
-        return Judgement(round(self.risk.predict(x), 9), _saving(self.cost, x))
+        return Judgement(round(self.risk.predict(x), 9), _saving(self.cost, x) if priced else math.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +167,6 @@ class ViewModels:
             if tier is None
             else EvidenceModel(
                 tuple(tier["earlier"]),
-                labels,
                 tuple(tier["keys"]),
                 tuple(tier["signals"]),
                 Forest.from_arrays(f"{view}.{k}.risk", arrays),

@@ -6,7 +6,6 @@ page and on a dark one. `INK` has a contrast above 4 to 1 against both.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from router_core.durable import write_file
 from router_core.errors import MissingExtraError
 
 __all__ = ["ALARM", "GRID", "INK", "PALETTE", "Picture", "new_figure", "picture_of", "styled", "tidy", "write_figure"]
@@ -86,15 +86,7 @@ def write_figure(figure: Any, target: Path) -> None:
     content = BytesIO()
     # A date in the file would make two pictures of one report differ.
     figure.savefig(content, format=kind, metadata={"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind))
-    staging = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with staging.open("wb") as file:
-            file.write(content.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(target)
-    finally:
-        staging.unlink(missing_ok=True)
+    write_file(target, content.getvalue())
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +112,7 @@ class Picture:
 
     def save(self, path: str | Path) -> None:
         """Write the PNG."""
-        Path(path).write_bytes(self.png)
+        write_file(Path(path), self.png)
 
 
 def picture_of(figure: Any, told: str, dpi: int = _NOTEBOOK_DPI) -> Picture:

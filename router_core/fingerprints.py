@@ -36,8 +36,8 @@ def fingerprint_changed(bundle: HasPortfolio, tier: str, model_name: str | None)
 
     A dated snapshot of the declared name is that model (``gpt-x-2026-01-02`` of ``gpt-x``), and so is a student whose
     name ends in the head of the declared checkpoint's hash, and an answer that gives the tier's own name (recorded ones
-    do). An answer that does not name its model, and a tier whose
-    model the portfolio does not declare, cannot be told apart: not changed.
+    do). The name of another tier, or of its model, is a change. Where the portfolio does not declare a tier's model,
+    any other name may be it; and an answer that does not name its model cannot be told apart: not changed.
 
     Parameters
     ----------
@@ -54,12 +54,22 @@ def fingerprint_changed(bundle: HasPortfolio, tier: str, model_name: str | None)
         When the portfolio has no such tier.
     """
     declared = bundle.portfolio.tiers[bundle.portfolio.index(tier)].model
-    if not declared or not model_name or model_name in (declared, tier):
+    if not model_name or model_name in (declared, tier):
         return False
+    others = {n for other in bundle.portfolio.tiers if other.name != tier for n in (other.name, other.model) if n}
+    if model_name in others:
+        return True
+    if declared:
+        return not _names(declared, model_name)
+    return not _names(tier, model_name) and any(_names(other, model_name) for other in others)
+
+
+def _names(declared: str, model_name: str) -> bool:
+    """Whether an answer's model is the declared one, a dated snapshot of it, or the declared checkpoint."""
     if _DIGEST.fullmatch(declared):
-        return not model_name.endswith(declared[:_HEAD])
+        return model_name.endswith(declared[:_HEAD])
     rest = model_name.removeprefix(declared)
-    return rest == model_name or not _SNAPSHOT.fullmatch(rest)
+    return not rest or (rest != model_name and _SNAPSHOT.fullmatch(rest) is not None)
 
 
 class Fingerprints:
@@ -103,7 +113,8 @@ class Fingerprints:
                 return ""
             if fingerprint_changed(self._bundle, tier, model_name):
                 declared = self._bundle.portfolio.tiers[self._bundle.portfolio.index(tier)].model
-                return f"tier {tier} answers with {model_name!r}, it was certified with {declared!r}"
+                certified = f"it was certified with {declared!r}" if declared else "which is another tier's model"
+                return f"tier {tier} answers with {model_name!r}, {certified}"
             if pinned is not None:
                 return f"tier {tier} answers with {model_name!r}, before with {pinned!r}"
             self._pinned[tier] = model_name

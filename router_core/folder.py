@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from router_core.arrays import dump_json, load_json, sha256
+from router_core.durable import rename_folder, sync_tree
 from router_core.errors import BundleError, InputError
 
 __all__ = ["BUNDLE", "MANIFEST", "SCHEMA", "FolderKind", "check_output", "parts_id", "read_folder", "write_folder"]
@@ -121,18 +122,16 @@ def write_folder(target: Path, manifest: Mapping[str, Any], parts: Mapping[str, 
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.new.", dir=target.parent))
     try:
         for name, content in {**parts, MANIFEST: dump_json(told)}.items():
-            with (staging / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            (staging / name).write_bytes(content)
         staging.chmod(0o755)
+        sync_tree(staging)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
             target.rename(old / target.name)
-            staging.rename(target)
+            rename_folder(staging, target)
             shutil.rmtree(old)
         else:
-            staging.rename(target)
+            rename_folder(staging, target)
     finally:
         if staging.exists():
             shutil.rmtree(staging)

@@ -40,24 +40,35 @@ class Forest:
 
     def predict(self, x: NDArray[np.float32]) -> float:
         """Predict for one vector, float32 [features]; float32 because the trees were grown on float32."""
-        feature, threshold, following, at = self._walked
-        known = x.astype(np.float64)
+        laid = self._laid
+        # Testing every node in a few passes through memory costs less than looking up those on the way, level by level.
+        passed = x.astype(np.float64)[: len(laid.tests)].repeat(laid.tests) > laid.threshold
+        following = np.concatenate((laid.left + laid.aside * passed, laid.leaves), dtype=np.intp)
+        at = laid.roots
         for _ in range(self.depth):
-            at = following.take(at + (known.take(feature.take(at)) > threshold.take(at)))
-        return float(self.value.take(at // 2).mean())
+            at = following[at]
+        leaves = laid.value[at]
+        return float(np.add.reduce(leaves)) / len(leaves)
 
     @cached_property
-    def _walked(self) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]:
-        """The nodes laid out for walking, where every call of numpy counts: node i stands at 2 i and 2 i + 1.
-
-        From its first place a step to the left follows, from its second one to the right; places of the roots last.
-        """
-        doubled = 2 * self.children.astype(np.intp)
-        return (
-            np.repeat(self.feature.astype(np.intp), 2),
-            np.repeat(self.threshold, 2),
-            doubled.T.ravel(),
-            2 * self.roots.astype(np.intp),
+    def _laid(self) -> "_Laid":
+        """The trees laid out for `predict`."""
+        places = np.arange(len(self.feature))
+        leaf = self.children[0] == places
+        inner = np.flatnonzero(~leaf)
+        inner = inner[np.argsort(self.feature[inner], kind="stable")]
+        order = np.concatenate((inner, np.flatnonzero(leaf)))
+        renamed = np.empty(len(order), np.int32)
+        renamed[order] = places
+        left, right = renamed[self.children[:, inner]]
+        return _Laid(
+            np.bincount(self.feature[inner]),
+            self.threshold[inner],
+            left,
+            right - left,
+            renamed[order[len(inner) :]],
+            renamed[self.roots].astype(np.intp),
+            self.value[order],
         )
 
     def arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
@@ -82,6 +93,23 @@ class Forest:
         """One leaf: the same value for every vector."""
         zero = np.zeros(1, np.int32)
         return cls(zero, np.zeros(1), np.zeros((2, 1), np.int32), np.array([value]), zero, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Laid:
+    """A forest's nodes in the order of what they test, the leaves last.
+
+    `tests` [features] says how many nodes test each feature; per testing node there are its `threshold`, its `left`
+    child and how far `aside` of that the right one is. `leaves` are their own children.
+    """
+
+    tests: NDArray[np.intp]
+    threshold: NDArray[np.float64]
+    left: NDArray[np.int32]
+    aside: NDArray[np.int32]
+    leaves: NDArray[np.int32]
+    roots: NDArray[np.intp]
+    value: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["hash_key", "merge_near_duplicates", "normalise", "unit_interval"]
+__all__ = ["hash_key", "is_template", "merge_near_duplicates", "normalise", "unit_interval"]
 
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _COMMON_COUNT, _COMMON_SHARE = 5, 0.05
@@ -52,6 +52,11 @@ def unit_interval(salt: str, key: str) -> float:
     """Map `salt` and `key` to [0, 1): the first 48 bits of the SHA-256 of ``salt|key``, over 2**48."""
     digest = hashlib.sha256(f"{salt}|{key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def is_template(often: npt.NDArray[np.integer], prompts: int) -> npt.NDArray[np.bool_]:
+    """Whether 3-grams found in `often` of a task's train prompts, so many in all, are its template."""
+    return np.asarray(often > max(_COMMON_COUNT, _COMMON_SHARE * prompts))
 
 
 def merge_near_duplicates(
@@ -131,8 +136,7 @@ def _rare_grams(
     for task in range(int(task_codes.max()) + 1):
         trained = (task_codes == task) & train
         often = np.bincount(grams[trained[owner]], minlength=count)
-        common = often > max(_COMMON_COUNT, _COMMON_SHARE * int(trained.sum()))
-        keep &= ~((task_codes[owner] == task) & common[grams])
+        keep &= ~((task_codes[owner] == task) & is_template(often, int(trained.sum()))[grams])
     owner, grams = owner[keep], grams[keep]
     rank = np.empty(count, dtype=np.int64)
     rank[np.argsort(np.bincount(grams, minlength=count), kind="stable")] = np.arange(count)

@@ -56,12 +56,12 @@ def check_disjoint(**splits: NDArray[np.uint64]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class KeyLedger:
-    """64-bit hashes of the group keys a bundle has used, so that calib is never used twice unnoticed.
+    """64-bit hashes of the keys a bundle has used, so that calib is never used twice unnoticed.
 
     Attributes
     ----------
     train, tune, calib
-        uint64, sorted.
+        uint64, sorted; all keys by which queries are known (`router_core.splits.query_keys`).
     uses
         int64, how many times each calib key has been used to certify, in the order of `calib`.
     """

@@ -12,8 +12,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
-import tempfile
 import threading
 import time
 import warnings
@@ -22,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from router_core.durable import write_file
 from router_core.errors import BundleError, InputError
 
 __all__ = ["DAY_S", "Lapse", "LapseWatch", "Validity", "lapse_file", "read_lapses", "write_lapses"]
@@ -145,7 +144,9 @@ def write_lapses(folder: str | Path, bundle_id: str, lapses: Iterable[Lapse]) ->
             break
         added = missing
         lines = [{"bundle": id_, **asdict(lapse)} for id_, lapse in (*held, *((bundle_id, one) for one in missing))]
-        _replace(path, json.dumps({"schema": _SCHEMA, "lapses": lines}, indent=1, allow_nan=False) + "\n")
+        told = json.dumps({"schema": _SCHEMA, "lapses": lines}, indent=1, allow_nan=False) + "\n"
+        # Those who serve the bundle may be other users than the one who watches it.
+        write_file(path, told.encode(), mode=0o644)
     return added
 
 
@@ -288,17 +289,3 @@ def _lines(path: Path) -> Iterator[tuple[str, Lapse]]:
         msg = f"the lapse file {path} is damaged or newer than this version; certify anew, then remove it"
         raise BundleError(msg) from error
     yield from found
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    staging = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.chmod(0o644)
-        staging.replace(path)
-    finally:
-        staging.unlink(missing_ok=True)

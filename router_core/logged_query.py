@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from router_core.call_plan import Plan, checked_model
-from router_core.route import Answer, Route
+from router_core.route import BROKEN, LEFT, Answer, Route
 from router_core.route_log import RouteLog, left_route
 from router_core.router import Router
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from router_core.audits import AuditDecision
 
 __all__ = ["BROKEN", "LEFT", "LoggedQuery"]
-
-LEFT = "the stream was left before its end"
-BROKEN = "the stream broke before its end"
 
 
 @dataclass(slots=True)
@@ -72,7 +69,7 @@ class LoggedQuery:
         return route if self.log is None else self._kept(self.log, route, self.decision)
 
     def leave(self, tier: str, answer: Callable[[], Answer], why: str) -> None:
-        """Keep what is known of a query whose answer was shown in part; it is not audited."""
+        """Keep what is known of a query whose answer was shown in part; its audit, if chance chose it, asks anew."""
         if self.log is None:
             return
         with suppress(Exception):
@@ -81,14 +78,14 @@ class LoggedQuery:
                 return
             self._note(tier, partial)
             route = left_route(self.router, self.plan.start, self.answers, str(tier), why)
-            self._kept(self.log, route, None)
+            self._kept(self.log, route, self.decision, partial=str(tier))
 
     def _note(self, tier: str, answer: Answer) -> None:
         self.answers[str(tier)] = answer
         if name := self.model_of(answer.raw):
             self.models[str(tier)] = name
 
-    def _kept(self, log: RouteLog, route: Route, decision: AuditDecision | None) -> Route:
+    def _kept(self, log: RouteLog, route: Route, decision: AuditDecision | None, partial: str | None = None) -> Route:
         return log.keep(
             route,
             decision,
@@ -98,4 +95,5 @@ class LoggedQuery:
             models=self.models,
             payload=self.plan.call if log.own else self.asked(),
             conversation=self.conversation,
+            partial=partial,
         )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from router_core.certificate import clopper_pearson
 
-__all__ = ["Outcome", "apgr_and_cpt", "describe_outcome"]
+__all__ = ["Outcome", "apgr_and_cpt", "describe_outcome", "describe_path"]
 
 _RESAMPLES = 1_000
 _LEVEL = 0.95
@@ -83,6 +83,32 @@ def describe_outcome(
         p50, p99 = np.quantile(outcome.latency_ms, [0.5, 0.99])
         told["latency_ms"] = {"p50": float(p50), "p99": float(p99)}
     return told
+
+
+def describe_path(
+    served: NDArray[np.int8], spent: Floats, quality: Floats, cost: Floats, bad: NDArray[np.uint8]
+) -> list[dict[str, float | None]]:
+    """One point per step of a path; ``lambda`` runs from 0 (always the reference) to 1 (most aggressive).
+
+    Parameters
+    ----------
+    served, spent
+        ``[G, n]``, the tier served and what it cost at every step.
+    quality, cost, bad
+        As for `describe_outcome`.
+    """
+    at = np.arange(len(quality))
+    best, dear = float(quality[:, -1].sum()), float(cost[:, -1].sum())
+    last = max(len(served) - 1, 1)
+    return [
+        {
+            "lambda": g / last,
+            "cost_ratio": float(spent[g].sum()) / dear if dear > 0 else None,
+            "quality_ratio": float(quality[at, served[g]].sum()) / best if best > 0 else None,
+            "joint_risk": float(bad[at, served[g]].mean()),
+        }
+        for g in range(len(served))
+    ]
 
 
 def _ratio(part: Floats, whole: Floats) -> float | None:

@@ -4,8 +4,10 @@ A policy path is a one-parameter family of policies, from "always the reference"
 `Policy` is such a path with the step that was certified. Source: METHOD.md 2.2 step 4, 2.10, 2.11.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -69,25 +71,38 @@ class Policy:
             return 1.0 - risk
         return -(risk + self.offset) / saving
 
+    @property
+    def priced(self) -> bool:
+        """Whether scores weigh what a query would save."""
+        return self.ordering == "risk_per_dollar"
+
     def first(self, scores: list[float], after: int = -1) -> int:
         """First tier behind `after` whose start threshold is cleared; the reference tier when none is."""
-        thresholds = self.start[self.step]
         for tier in range(after + 1, len(scores)):
-            if scores[tier] >= thresholds[tier]:
+            if scores[tier] >= self.thresholds[tier][0]:
                 return tier
         return len(scores)
 
     def accepts(self, tier: int, score: float) -> bool:
         """Whether an answer of this score is served."""
-        return bool(score >= self.accept[self.step, tier])
+        return bool(score >= self.thresholds[tier][1])
 
     def following(self, tier: int) -> int:
         """The next tier up that this policy ever calls."""
-        cheap = self.start.shape[1]
-        for k in range(tier + 1, cheap):
-            if not np.isposinf((self.start[self.step, k], self.accept[self.step, k])).all():
+        for k, both in enumerate(self.thresholds[tier + 1 :], start=tier + 1):
+            if both != (math.inf, math.inf):
                 return k
-        return int(cheap)
+        return len(self.thresholds)
+
+    @cached_property
+    def thresholds(self) -> list[tuple[float, float]]:
+        """Start and accept threshold of every cheap tier at the step in force."""
+        return list(zip(self.start[self.step].tolist(), self.accept[self.step].tolist(), strict=True))
+
+    @cached_property
+    def in_force(self) -> tuple[int, ...]:
+        """Cheap tiers that the step in force calls."""
+        return tuple(k for k, both in enumerate(self.thresholds) if both != (math.inf, math.inf))
 
     def at(self, step: int) -> "Policy":
         """The same path with another step in force."""

@@ -124,6 +124,11 @@ class Portfolio:
         """Tier names in cascade order."""
         return tuple(tier.name for tier in self.tiers)
 
+    @cached_property
+    def models(self) -> Mapping[str, str | None]:
+        """Per tier the model that it names."""
+        return {tier.name: tier.model for tier in self.tiers}
+
     @property
     def reference(self) -> Tier:
         """The last tier, against which quality is measured."""

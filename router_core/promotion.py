@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Final
 
 from router_core.checkpoint import CHECKPOINT, Checkpoint
+from router_core.durable import rename_folder, sync_folder, sync_tree, write_file
 from router_core.errors import BundleError, InputError
 from router_core.folder import BUNDLE, MANIFEST, FolderKind, read_folder
+from router_core.lapse import lapse_file
 from router_core.release import (
     BUNDLE_FOLDER,
     CHECKPOINTS,
@@ -72,7 +74,7 @@ def publish(
         When the id or a checkpoint's name cannot be a folder's, a tier has a checkpoint for all tasks and one for a
         task, another release has the id, or ROOT cannot be written.
     BundleError
-        When the bundle or a checkpoint is damaged.
+        When the bundle or a checkpoint is damaged, or the release that is there holds what does not belong to it.
     """
     root = Path(root).absolute()
     _check_names(release_id, checkpoints)
@@ -88,11 +90,11 @@ def publish(
                 if _ids(staging) != _ids(release.folder):
                     msg = f"{release.folder} is another release; releases are never changed, take another id"
                     raise InputError(msg)
+                _check_entries(release)
                 return release
             staging.chmod(0o755)
-            staging.rename(release.folder)
-            _sync(releases)
-            _sync(root)
+            rename_folder(staging, release.folder)
+            sync_folder(root)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return release
@@ -162,7 +164,7 @@ def rollback(root: str | Path) -> str:
         _verify(root, before)
         _write(root / CURRENT, before)
         (root / PREVIOUS).unlink()
-        _sync(root)
+        sync_folder(root)
     return before
 
 
@@ -185,29 +187,22 @@ def _fill(staging: Path, bundle: Path, checkpoints: Mapping[str, Checkpoint | Pa
     for name, given in checkpoints.items():
         if isinstance(given, Checkpoint):
             given.save(held / name)
-            _sync(held / name)
         else:
             _copy(Path(given), held / name, CHECKPOINT)
         tier = Checkpoint.load(held / name).tier
         if tier not in (name, name.partition(TASK_MARK)[0]):
             msg = f"the checkpoint given as {name!r} is of tier {tier!r}; name it after its tier"
             raise InputError(msg)
-    _sync(held)
-    _sync(staging)
+    sync_tree(staging)
 
 
 def _copy(source: Path, target: Path, kind: FolderKind) -> None:
-    """Copy a folder byte by byte, verified and synced."""
-    manifest, parts = read_folder(source, kind)
-    del manifest
+    """Copy a folder byte by byte, verified."""
+    _, parts = read_folder(source, kind)
     target.mkdir()
     for name, content in {**parts, MANIFEST: (source / MANIFEST).read_bytes()}.items():
-        with (target / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        (target / name).write_bytes(content)
     read_folder(target, kind)
-    _sync(target)
 
 
 def _verify(root: Path, release_id: str) -> None:
@@ -218,6 +213,7 @@ def _verify(root: Path, release_id: str) -> None:
     if not is_name(release_id) or not release.folder.is_dir():
         msg = f"{root} has no release {release_id!r}; publish it first"
         raise InputError(msg)
+    _check_entries(release)
     bundle = Bundle.load(release.bundle)
     named = {tier.name: tier.model or "" for tier in bundle.portfolio.tiers}
     held = {tier: _fingerprint(release, tier) for tier in release.tiers}
@@ -233,6 +229,23 @@ def _verify(root: Path, release_id: str) -> None:
             raise BundleError(msg)
     if missing := [tier for tier, model in named.items() if _DIGEST.fullmatch(model) and tier not in held]:
         msg = f"release {release_id} of {root} has no checkpoint of tier {missing[0]!r}, which its bundle names"
+        raise BundleError(msg)
+
+
+def _check_entries(release: Release) -> None:
+    """Refuse what no release has; lapses beside the bundle, also half-written ones, are no part of it."""
+    lapses = lapse_file(release.bundle).name
+    unknown = [
+        item.name
+        for item in release.folder.iterdir()
+        if item.name not in (BUNDLE_FOLDER, CHECKPOINTS, lapses) and not item.name.startswith(f".{lapses}")
+    ]
+    held = release.folder / CHECKPOINTS
+    known = set(release.checkpoints)
+    if held.is_dir():
+        unknown += [f"{CHECKPOINTS}/{item.name}" for item in held.iterdir() if item.name not in known]
+    if unknown:
+        msg = f"release {release.id} of {release.root}: {min(unknown)} does not belong to it; remove it"
         raise BundleError(msg)
 
 
@@ -273,27 +286,8 @@ def _names(path: Path) -> list[str]:
 
 
 def _write(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(f"{text}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Make renames in a folder last through a loss of power, where the platform can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    # Those who serve a release may be other users than the one who promotes it.
+    write_file(path, f"{text}\n".encode(), mode=0o644)
 
 
 def _sweep(releases: Path) -> None:
@@ -306,11 +300,12 @@ def _sweep(releases: Path) -> None:
 
 @contextmanager
 def _writing(root: Path) -> Iterator[None]:
-    """Say in one sentence that a folder cannot be written."""
+    """Say in one sentence that a folder cannot be written, and what serves; a rename may be done and not synced."""
     try:
         yield
     except OSError as error:
-        msg = f"{root} cannot be written ({error.strerror or type(error).__name__}); what served goes on serving"
+        now = _read(root / CURRENT)
+        msg = f"{root} cannot be written ({error.strerror or type(error).__name__}); {now or 'no release'} serves"
         raise InputError(msg) from error
 
 

@@ -8,7 +8,8 @@ or two rows that contradict each other are errors that name the file, the row an
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,9 @@ __all__ = ["SPLITS", "DropReport", "Records", "choose_tiers", "complete", "read_
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 Texts = list[str | None]
+
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Controls, line separators and marks of direction: a name that holds one does not look like what it is."""
 
 # Names other tools give these columns, too unlike ours for a spelling check.
 _OTHER_NAMES = {
@@ -64,6 +68,8 @@ class Records:
         portfolio prices) or ``"assumed"`` (some token counts are assumptions); the weakest that occurs.
     source
         The files read, for messages.
+    merged
+        Per group that `router_core.splits.prepare` made of several, the keys it was made of.
     """
 
     query_id: list[str]
@@ -81,6 +87,7 @@ class Records:
     signals: dict[str, Floats] = field(default_factory=dict)
     cost_basis: str = "recorded"
     source: str = "records"
+    merged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.query_id)
@@ -105,6 +112,7 @@ class Records:
             signals={name: values[rows] for name, values in self.signals.items()},
             cost_basis=self.cost_basis,
             source=self.source,
+            merged=self.merged,
         )
 
     def for_models(self, names: Sequence[str]) -> Records:
@@ -129,6 +137,7 @@ class Records:
             signals={name: values[:, at] for name, values in self.signals.items()},
             cost_basis=self.cost_basis,
             source=self.source,
+            merged=self.merged,
         )
 
 
@@ -186,6 +195,10 @@ def read_records(paths: str | Path | Sequence[str | Path], portfolio: Portfolio 
     for i, label in zip(first, labels, strict=True):
         if label.split("/")[0] in ("", "*") or label.endswith("/*"):
             raise InputError(f"{rows.place(i)}: task {label!r} is reserved or has no name before '/'; rename it")
+        if unseen := _UNSEEN.search(label):
+            raise InputError(
+                f"{rows.place(i)}: column 'task' holds U+{ord(unseen[0]):04X}, a control character; rename it"
+            )
     return Records(
         query_id=[rows.texts("query_id")[i] or "" for i in first],
         prompt=[rows.texts("prompt")[i] or "" for i in first],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from router_core.durable import writing
 from router_core.errors import InputError, MissingExtraError
 
 __all__ = ["RECORD_SUFFIXES", "write_records"]
@@ -42,20 +42,13 @@ def write_records(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         raise InputError(f"{path}: there are no records to write")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with staging.open("wb") as file:
-            if suffix == ".parquet":
-                _write_parquet(file, names, rows)
-            else:
-                for row in rows:
-                    told = {name: row.get(name) for name in names}
-                    file.write((json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-    finally:
-        staging.unlink(missing_ok=True)
+    with writing(path) as file:
+        if suffix == ".parquet":
+            _write_parquet(file, names, rows)
+        else:
+            for row in rows:
+                told = {name: row.get(name) for name in names}
+                file.write((json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def _write_parquet(file: Any, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

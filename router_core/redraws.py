@@ -15,7 +15,7 @@ from router_core.errors import InputError
 from router_core.fitting.certify import in_betting_order, path_outcome
 from router_core.fitting.frozen import candidate_of, policy_table, scope_table
 from router_core.fitting.rivals import BASELINES
-from router_core.fitting.tables import bad_answers
+from router_core.fitting.tables import bad_answers, scope_rows
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.records import Records
 from router_core.risks import Plan, Served, certify_served, violates
@@ -138,7 +138,8 @@ def replayed(bundle: Bundle, records: Records) -> bool:
     candidate = candidate_of(bundle)
     bad = bad_answers(prepared.records, candidate.tolerance)
     for view in bundle.scopes.views:
-        rows = in_betting_order(prepared.records, prepared.calib)
+        mine = scope_rows(prepared.records, candidate.scopes, view.scope, prepared.calib)
+        rows = in_betting_order(prepared.records, mine)
         _, table = scope_table(candidate, prepared.records, rows, view.scope, bad)
         for name in (CASCADE, ROUTE_ONLY):
             shown = bundle.certificates[view.scope, name]

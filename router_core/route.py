@@ -8,7 +8,11 @@ from typing import Any, Self
 from router_core.errors import InputError
 from router_core.show import route_html
 
-__all__ = ["Answer", "Attempt", "Route", "route_metadata"]
+__all__ = ["BROKEN", "LEFT", "Answer", "Attempt", "Route", "route_metadata"]
+
+LEFT = "the stream was left before its end"
+BROKEN = "the stream broke before its end"
+"""Reasons of an attempt whose answer is known in part only."""
 
 
 @dataclass(frozen=True, slots=True)

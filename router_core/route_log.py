@@ -109,6 +109,7 @@ class RouteLog:
         models: Mapping[str, str],
         payload: Any = None,
         conversation: str | None = None,
+        partial: str | None = None,
     ) -> Route:
         """Queue a finished route, and its audit if it was chosen; the route with its id.
 
@@ -126,6 +127,8 @@ class RouteLog:
             What the tiers were called with.
         conversation
             Id of the conversation.
+        partial
+            The tier whose answer is known in part only; an audit asks it again, or goes without.
         """
         try:
             name = self.ledger.append(
@@ -139,7 +142,8 @@ class RouteLog:
                 audit=decision,
             )
             if decision is not None and self.auditor is not None:
-                self.auditor.submit(decision, route, start.text, payload, dict(answers))
+                whole = {tier: answer for tier, answer in answers.items() if tier != partial}
+                self.auditor.submit(decision, route, start.text, payload, whole)
         except Exception:
             return route
         return replace(route, id=name)

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
-__all__ = ["CONTEXT_CHARACTERS", "ROUTE_TEXT_VERSION", "last_turn", "route_text"]
+__all__ = ["CONTEXT_CHARACTERS", "NOTHING_ASKED", "ROUTE_TEXT_VERSION", "asks", "last_turn", "route_text"]
+
+NOTHING_ASKED = "nobody asked anything, which calib did not have"
+"""Why a conversation without any text of a person is none that a certificate covers."""
 
 ROUTE_TEXT_VERSION = 2
 """Stored in the manifest of every bundle; a bundle is served with the version it was certified with."""
@@ -54,6 +57,11 @@ def route_text(turns: Sequence[tuple[str, str]]) -> str:
             break
     context = "\n".join(reversed(lines))
     return f"{context}\n\n{turns[last][1]}" if context else turns[last][1]
+
+
+def asks(turns: Sequence[tuple[str, str]]) -> bool:
+    """Whether a person said anything; records hold no empty prompts, and none of a system or a model alone."""
+    return any(role == "human" and text and not text.isspace() for role, text in turns)
 
 
 def last_turn(turns: Sequence[tuple[str, str]]) -> str:

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 from router_core.claim import OUTLIVES_DEPARTURE, Certificate
 from router_core.fingerprints import Fingerprints
 from router_core.lapse import LapseWatch, Validity
+from router_core.outages import Outages
 from router_core.policy import CASCADE, ROUTE_ONLY, Policy
 from router_core.portfolio import Portfolio
+from router_core.pricing import attempt_price, estimate_tokens, expected_price
 from router_core.release import bundle_folder
+from router_core.route_text import NOTHING_ASKED
 from router_core.scopes import Scopes
 from router_core.scoring import Before, Scorer, View
 from router_core.show import decision_html
@@ -28,8 +31,6 @@ __all__ = ["Decision", "Router", "Scopes", "Start", "estimate_tokens"]
 
 _WARNED = 1_000
 """Unknown tasks remembered as warned about; a caller who makes up names must not fill the memory."""
-
-_CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,9 @@ class Decision:
 class Router:
     """A loaded bundle, ready to decide; safe across threads.
 
-    Stateless but for the tasks it has warned about, and for what it knows of lapses (`router_core.lapse`): a scope
-    whose certificate lapsed goes to the reference tier, and nothing is claimed of it.
+    Stateless but for the tasks it has warned about, for what it knows of lapses (`router_core.lapse`): a scope whose
+    certificate lapsed goes to the reference tier, and nothing is claimed of it; and for which tiers are away
+    (`router_core.outages`): nothing is claimed meanwhile but of a joint risk, or one in expectation.
     """
 
     bundle_id: str
@@ -103,6 +105,7 @@ class Router:
     certificates: Mapping[tuple[str, str], Certificate]
     mean_costs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     lapses: LapseWatch = field(default_factory=LapseWatch)
+    outages: Outages = field(default_factory=Outages)
     _warned: set[str] = field(default_factory=set, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
@@ -167,13 +170,15 @@ class Router:
         Parameters
         ----------
         text
-            What is routed.
+            What is routed; without any text it is the reference tier's.
         task
             ``"task"``, ``"task/subtask"`` or None; see `Scopes.resolve`.
         policy
             ``"cascade"`` or ``"route_only"``.
         """
         last, reference = len(self.portfolio.tiers) - 1, self.portfolio.reference.name
+        if not text or text.isspace():
+            return self.force(text, task, policy, reference, NOTHING_ASKED)
         view = self.scopes.resolve(task or None)
         if view is None:
             self._warn(str(task))
@@ -187,7 +192,7 @@ class Router:
             return Start(
                 text, task, view.scope, policy, last, f"{lapsed}; sent to {reference}", None, None, lapsed=True
             )
-        before = self.scorer.before(text, view)
+        before = self.scorer.before(text, view, priced=path.priced)
         scores = [path.score(j.risk, j.saving, before.toss) for j in before.judgements]
         tier = path.first(scores)
         return Start(text, task, view.scope, policy, tier, self._why(path, scores, tier), path, before)
@@ -260,13 +265,13 @@ class Router:
             judged = start.before.judgements[tier]
             shown = None
         else:
-            judged = self.scorer.after(start.before, tier, answer, tried, signals)
+            judged = self.scorer.after(start.before, tier, answer, tried, signals, priced=start.policy.priced)
             shown = 1.0 - judged.risk
             if math.isnan(judged.risk):
                 return False, shown, f"{name}: a signal the evidence model needs is missing; escalated"
         score = start.policy.score(judged.risk, judged.saving, start.before.toss)
         accepted = start.policy.accepts(tier, score)
-        threshold = float(start.policy.accept[start.policy.step, tier])
+        threshold = start.policy.thresholds[tier][1]
         if math.isinf(threshold) and accepted:
             why = start.reason if tier == start.tier else f"{name} is not judged"
             return True, shown, f"{why}; decided before generating, served"
@@ -275,11 +280,14 @@ class Router:
         return accepted, shown, f"{name}: {risk}score {score:.4f} {sign} {threshold:.4f}; {verdict}"
 
     def claim(self, start: Start) -> dict[str, Any] | None:
-        """What was shown of the policy a query started under, as plain values; None when nothing was, or it lapsed."""
+        """What is claimed of the policy a query started under, as plain values.
+
+        None when nothing was shown, it lapsed, or it is interrupted.
+        """
         if start.scope is None or start.lapsed:
             return None
         certificate = self.certificates[start.scope, start.policy_name]
-        if not certificate.certified:
+        if not certificate.certified or self.interrupted(start):
             return None
         return {
             key: getattr(certificate, key)
@@ -290,6 +298,17 @@ class Router:
         """Whether what was shown still holds when this query goes straight to the reference tier instead."""
         shown = None if start.scope is None else self.certificates.get((start.scope, start.policy_name))
         return shown is None or shown.risk in OUTLIVES_DEPARTURE
+
+    def interrupted(self, start: Start) -> str:
+        """Why nothing is claimed just now: other queries depart from the policy. Empty where that harms no claim."""
+        if start.scope is None or self.outlives_departure(start):
+            return ""
+        path = self.policies.get((start.scope, start.policy_name))
+        cheap = () if path is None else path.in_force
+        away = self.outages.why(self.portfolio.names[k] for k in (*cheap, -1))
+        if not away:
+            return ""
+        return f"{away}; a {self.certificates[start.scope, start.policy_name].risk} certificate then claims nothing"
 
     @property
     def quick(self) -> bool:
@@ -331,22 +350,11 @@ class Router:
         return Fingerprints(self)
 
     def price(self, tier: str, prompt: str, answer: "Answer") -> float:
-        """US dollars of one attempt: the caller's figure, else tokens at the portfolio's prices.
-
-        Tokens the tier does not report are estimated at four UTF-8 bytes each.
-        """
-        if answer.cost_usd is not None:
-            return answer.cost_usd
-        sent = estimate_tokens(prompt) if answer.prompt_tokens is None else answer.prompt_tokens
-        received = estimate_tokens(answer.text) if answer.completion_tokens is None else answer.completion_tokens
-        return self.portfolio.tiers[self.portfolio.index(tier)].price(sent, received)
+        """US dollars of one attempt; see `router_core.pricing.attempt_price`."""
+        return attempt_price(self.portfolio.tiers[self.portfolio.index(tier)], prompt, answer)
 
     def expected_price(self, tier: int, start: Start, prompt_tokens: int | None = None) -> float:
         """US dollars that one attempt is expected to cost, before it is made.
-
-        The portfolio's prices at these prompt tokens and the tier's ``assumed_completion_tokens``. Where no length is
-        assumed, the mean cost of the tier's train answers in this scope, or the price of the prompt alone if that is
-        more.
 
         Parameters
         ----------
@@ -357,12 +365,9 @@ class Router:
         prompt_tokens
             Tokens it will be sent; estimated at four UTF-8 bytes each of the routed text when None.
         """
-        priced = self.portfolio.tiers[tier]
-        sent = estimate_tokens(start.text) if prompt_tokens is None else prompt_tokens
-        if priced.assumed_completion_tokens is not None:
-            return priced.price(sent, priced.assumed_completion_tokens)
         means = self.mean_costs.get(start.scope or "overall") or self.mean_costs.get("overall")
-        return max(priced.price(sent, 0), 0.0 if means is None else means[tier])
+        sent = estimate_tokens(start.text) if prompt_tokens is None else prompt_tokens
+        return expected_price(self.portfolio.tiers[tier], sent, None if means is None else means[tier])
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the lock, which belongs to one process."""
@@ -375,7 +380,7 @@ class Router:
         names = self.portfolio.names
         if tier == len(scores):
             return f"no cheap tier's score clears its start threshold; sent to {names[tier]}"
-        threshold = float(path.start[path.step, tier])
+        threshold = path.thresholds[tier][0]
         if math.isinf(threshold):
             return f"the cascade starts at {names[tier]}"
         return f"{names[tier]}: {path.ordering.replace('_', ' ')} {scores[tier]:.4f} >= {threshold:.4f}"
@@ -391,8 +396,3 @@ class Router:
             "its queries go to the reference tier",
             stacklevel=3,
         )
-
-
-def estimate_tokens(text: str) -> int:
-    """Tokens of a text whose tier does not say: one for every four UTF-8 bytes, rounded up."""
-    return math.ceil(len(text.encode("utf-8", "surrogatepass")) / _CHARACTERS_PER_TOKEN)

@@ -1,5 +1,6 @@
 """The way of a query up to its scores; the same code serves, fits and certifies, one query at a time."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from router_core.arrays import dump_arrays, dump_json, load_arrays, load_json
 from router_core.encoder import Encoder, Prediction
 from router_core.evidence import Evidence, evidence
-from router_core.evidence_model import Judgement, ViewModels
+from router_core.evidence_model import Judgement, ViewModels, prompt_features
 from router_core.policy import coin
 
 __all__ = ["MASKED", "NAMED", "TASK_ONLY", "Before", "Scorer", "View"]
@@ -48,11 +49,12 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What is known of a query before any answer."""
+    """What is known of a query before any answer; `features` are those of the prompt (`prompt_features`)."""
 
     text: str
     view: View
     prediction: Prediction
+    features: list[float]
     judgements: tuple[Judgement, ...]
     toss: float
 
@@ -75,19 +77,28 @@ class Scorer:
     encoder: Encoder
     models: Mapping[str, ViewModels]
 
-    def before(self, text: str, view: View) -> Before:
-        """Everything known before an answer: one encoder call."""
+    def before(self, text: str, view: View, *, priced: bool = True) -> Before:
+        """Everything known before an answer: one encoder call. The saving is predicted where it is `priced`."""
         prediction = self.encoder.predict(text, view.task, view.subtask)
-        saving = self.models[view.models].cost.saving(text, prediction, view.label)
+        cost = self.models[view.models].cost
+        features = prompt_features(text, prediction, view.label, cost.labels)
+        saving = cost.saving(features) if priced else math.nan
         judgements = tuple(Judgement(round(1.0 - p, 9), saving) for p in prediction.pass_probability[:-1].tolist())
-        return Before(text, view, prediction, judgements, coin(text))
+        return Before(text, view, prediction, features, judgements, coin(text))
 
     def judges(self, tier: int, view: View) -> bool:
         """Whether answers of this tier can be judged; if not, they are served as they come."""
         return self.models[view.models].answers[tier] is not None
 
     def after(
-        self, before: Before, tier: int, answer: str, tried: Mapping[str, str], signals: Mapping[str, float]
+        self,
+        before: Before,
+        tier: int,
+        answer: str,
+        tried: Mapping[str, str],
+        signals: Mapping[str, float],
+        *,
+        priced: bool = True,
     ) -> Judgement:
         """Judge the answer of one cheap tier.
 
@@ -103,17 +114,19 @@ class Scorer:
             Answers of the tiers tried before, by tier name.
         signals
             Numbers that came with the answer.
+        priced
+            Whether the saving is asked for.
         """
         if not self.judges(tier, before.view):
             return before.judgements[tier]
-        return self.judge(before, tier, evidence(before.text, answer, tried, signals))
+        return self.judge(before, tier, evidence(before.text, answer, tried, signals), priced=priced)
 
-    def judge(self, before: Before, tier: int, known: Evidence) -> Judgement:
+    def judge(self, before: Before, tier: int, known: Evidence, *, priced: bool = True) -> Judgement:
         """Judge evidence already computed."""
         model = self.models[before.view.models].answers[tier]
         if model is None:
             return before.judgements[tier]
-        return model.judge(before.text, before.prediction, before.view.label, known)
+        return model.judge(before.features, known, priced=priced)
 
     def parts(self) -> dict[str, bytes]:
         """Encoder and evidence models as bundle parts."""

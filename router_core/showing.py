@@ -42,6 +42,8 @@ class Deadline:
         TimeoutError
             When the time is up before.
         """
+        if self._at is None:
+            return await work
         async with asyncio.timeout(self.left):
             return await work
 

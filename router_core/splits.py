@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from router_core.groups import hash_key, merge_near_duplicates, normalise, unit_
 from router_core.records import SPLITS, Records
 from router_core.selection import DropReport, complete
 
-__all__ = ["Prepared", "hash_key", "hash_split", "normalise", "prepare", "unit_interval"]
+__all__ = ["Prepared", "hash_key", "hash_split", "normalise", "one_of_each", "prepare", "query_keys", "unit_interval"]
 
 Indices = npt.NDArray[np.intp]
 
@@ -44,7 +45,8 @@ class Prepared:
     train, tune, calib_all, test, audit
         Row numbers, ascending; together every row once. `tune` is taken out of `train` and may be empty.
     calib
-        One row per group of `calib_all`, the one whose query_id has the smallest SHA-256. Only these certify.
+        One row per group and label of `calib_all`, the one whose query_id has the smallest SHA-256. Only these certify;
+        of a group with several labels a scope takes one row (`one_of_each`).
     group_id
         Per row the number of its group, shape [n].
     straddlers
@@ -70,6 +72,11 @@ class Prepared:
         required = [name for name in ("train", "calib", "test") if name in self.records.split]
         return _indexed(records, self.straddlers, self.supplied, required), report
 
+    def without(self, rows: Indices) -> Prepared:
+        """Leave out the groups of these rows; the other rows keep their splits."""
+        kept = np.flatnonzero(~np.isin(self.group_id, self.group_id[rows]))
+        return _indexed(self.records.take(kept), self.straddlers, self.supplied, ())
+
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {len(getattr(self, name))}" for name in ("train", "tune", "calib", "test"))
         gone = sum(self.straddlers.values())
@@ -81,6 +88,33 @@ def hash_split(key: str) -> str:
     """Return the split of a key: train below .6, calib below .8, else test."""
     u = unit_interval(_SPLIT_SALT, key)
     return "train" if u < 0.6 else "calib" if u < 0.8 else "test"
+
+
+def query_keys(records: Records, rows: Iterable[int]) -> set[str]:
+    """Return all keys that prepared queries may be known by.
+
+    The name of a group depends on which records came together and on whether they had a ``group`` column. So a query
+    is also known by every key its group was merged from, and by the key of its own text.
+    """
+    found: set[str] = set()
+    for i in rows:
+        group = records.group[i]
+        found.update((group, hash_key(records.prompt[i])), records.merged.get(group, ()))
+    return found
+
+
+def one_of_each(records: Records, rows: Iterable[int], label: Callable[[int], Any] = lambda _: None) -> list[int]:
+    """Return of each group, and label if one is given, the row whose query_id has the smallest SHA-256, in their order.
+
+    Never chosen by outcome, and the same whatever else was taken out before.
+    """
+    listed = list(rows)
+    chosen: dict[tuple[str, Any], tuple[bytes, int]] = {}
+    for i in listed:
+        mine, cell = (hashlib.sha256(records.query_id[i].encode()).digest(), i), (records.group[i], label(i))
+        chosen[cell] = min(chosen.get(cell, mine), mine)
+    kept = {i for _, i in chosen.values()}
+    return [i for i in listed if i in kept]
 
 
 def prepare(records: Records, *, require: Sequence[str] = ("train", "calib", "test")) -> Prepared:
@@ -126,10 +160,20 @@ def prepare(records: Records, *, require: Sequence[str] = ("train", "calib", "te
         for i in kept:
             if splits[i] == "train" and unit_interval(_TUNE_SALT, normalise(groups[i])) < _TUNE_SHARE:
                 splits[i] = "tune"
-    settled = replace(records, split=splits, group=groups)
+    settled = replace(records, split=splits, group=groups, merged=_merged(keys, groups, records.merged))
     if len(kept) < len(records):
         settled = settled.take(kept)
     return _indexed(settled, straddlers, supplied, require)
+
+
+def _merged(
+    keys: Sequence[str], groups: Sequence[str], before: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Per group of several keys, these keys and what they had been merged from."""
+    members: dict[str, set[str]] = {}
+    for key, group in zip(keys, groups, strict=True):
+        members.setdefault(group, set()).update((key, *before.get(key, ())))
+    return {group: tuple(sorted(names)) for group, names in members.items() if names != {group}}
 
 
 def _indexed(records: Records, straddlers: Mapping[str, int], supplied: bool, require: Sequence[str]) -> Prepared:
@@ -139,14 +183,14 @@ def _indexed(records: Records, straddlers: Mapping[str, int], supplied: bool, re
     for split in require:
         if not rows[split]:
             why = "the split column names no query for it" if supplied else f"{len(records)} queries are too few"
+            if gone := straddlers.get(split):
+                why = (
+                    f"all its {gone} queries were taken out as straddlers, since their groups also have queries in a "
+                    "later split; put every group in one split"
+                )
             raise InputError(f"{records.source}: split {split!r} is empty; {why}")
     numbers: dict[str, int] = {}
     group_id = np.array([numbers.setdefault(group, len(numbers)) for group in records.group], dtype=np.intp)
-    chosen: dict[int, tuple[bytes, int]] = {}
-    for i in rows["calib"]:
-        mine = (hashlib.sha256(records.query_id[i].encode()).digest(), i)
-        group = int(group_id[i])
-        chosen[group] = min(chosen.get(group, mine), mine)
 
     def index(values: Sequence[int]) -> Indices:
         return np.array(sorted(values), dtype=np.intp)
@@ -155,7 +199,8 @@ def _indexed(records: Records, straddlers: Mapping[str, int], supplied: bool, re
         records=records,
         train=index(rows["train"]),
         tune=index(rows["tune"]),
-        calib=index([i for _, i in chosen.values()]),
+        # By label too: a conversation over several tasks must not stand for only one of them.
+        calib=index(one_of_each(records, rows["calib"], lambda i: (records.task[i], records.subtask[i]))),
         calib_all=index(rows["calib"]),
         test=index(rows["test"]),
         audit=index(rows["audit"]),

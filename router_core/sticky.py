@@ -63,7 +63,8 @@ class Sticky:
     While the policy decides for the remembered tier or one above it, nothing changes and no certificate is touched.
     While it decides for a cheaper one, the conversation stays until `patience` such decisions have come in a row. To
     stay is a departure: on the reference tier it keeps a certificate of the joint risk (also one in expectation), on
-    any other tier it voids the certificate.
+    any other tier it voids the certificate. Certificates of other risks claim nothing of any query while conversations
+    may stay: what the departures leave is not what was calibrated.
 
     Memory is bounded: conversations untouched for `ttl_seconds` are forgotten (a provider's prompt cache is gone by
     then), and beyond `max_conversations` the one used least recently. State belongs to one process: a copy or a pickle
@@ -125,7 +126,7 @@ class Sticky:
         with self._lock:
             return len(self._known)
 
-    def start(self, router: Router, start: Start, key: str) -> Start:
+    def start(self, router: Router, start: Start, key: str | None) -> Start:
         """Where the next query of a conversation starts.
 
         Parameters
@@ -135,9 +136,12 @@ class Sticky:
         start
             Its decision. A forced start, or one for which no policy applies, is left as it is.
         key
-            From `conversation_key`, or any id.
+            From `conversation_key`, or any id; None for a query of no conversation.
         """
         if start.forced:
+            return start
+        start = self._unclaimed(router, start)
+        if key is None:
             return start
         names = router.portfolio.names
         with self._lock:
@@ -160,6 +164,12 @@ class Sticky:
             f"tier, {names[start.tier]})"
         )
         return replace(start, tier=tier, reason=why, departure=why)
+
+    def _unclaimed(self, router: Router, start: Start) -> Start:
+        """The start without a claim that the departures of other conversations void."""
+        if self.patience == 1 or router.outlives_departure(start):
+            return start
+        return replace(start, departure="conversations stay on tiers that the policy would not choose")
 
     def served(self, key: str, tier: str) -> None:
         """Remember which tier served a query of a conversation."""
@@ -189,5 +199,5 @@ def _slack(start: Start) -> float:
         return math.inf
     judged = before.judgements[start.tier]
     score = policy.score(judged.risk, judged.saving, before.toss)
-    slack = float(score - policy.start[policy.step, start.tier])
-    return slack * judged.saving if policy.ordering == "risk_per_dollar" else slack
+    slack = score - policy.thresholds[start.tier][0]
+    return slack * judged.saving if policy.priced else slack

@@ -146,7 +146,7 @@ def _read_csv(path: Path) -> Table:
                 header = next(reader, [])
                 rows = [row for row in reader if row]
             except UnicodeDecodeError as error:
-                raise InputError(f"{path}: not UTF-8 after line {reader.line_num} ({error.reason})") from None
+                raise InputError(f"{path}: line {_undecodable(path)} is not UTF-8 ({error.reason})") from None
             except csv.Error as error:
                 raise InputError(f"{path}: line {reader.line_num} is not valid CSV ({error})") from None
     finally:
@@ -164,6 +164,17 @@ def _read_csv(path: Path) -> Table:
         range(1, len(rows) + 1),
         dict(zip(header, columns or [[]] * len(header), strict=True)),
     )
+
+
+def _undecodable(path: Path) -> int:
+    """Number of the first line that is not UTF-8; the reader, which decodes ahead of itself, cannot tell."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return 1
 
 
 def _delimiter(path: Path) -> str:

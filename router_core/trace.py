@@ -5,7 +5,7 @@ import time
 from collections.abc import Collection, Generator
 from dataclasses import dataclass, field
 
-from router_core.budget import Account
+from router_core.budget import Account, Budget
 from router_core.driving import Reply, Step
 from router_core.errors import BudgetError
 from router_core.limits import Limits
@@ -93,11 +93,24 @@ class Trace:
             f"{name} is expected to cost {price:.3g} USD, more than the {left:.3g} USD left of the budget of "
             f"{budget.usd:g} USD per {budget.per}"
         )
+        self._kept_back(name, budget)
         if budget.on_exceeded == "raise" or self.best is not None:
             return None
         last = len(self.router.portfolio.tiers) - 1
         spare = sorted(set(candidates) - self._asked - {tier}, key=lambda k: (k != last, self._price(k), k))
         return next((k for k in spare if self._reserve(k)), None)
+
+    def _kept_back(self, name: str, budget: Budget) -> None:
+        """Note that a budget keeps queries from a tier.
+
+        A window's lets them through again; one per call or run always stops the same kind of query.
+        """
+        if self.start.forced:
+            return
+        if budget.per == "window":
+            self.router.outages.departed(name, self.beyond)
+        else:
+            self.router.outages.end(f"a budget per {budget.per} has stopped a query")
 
     def _price(self, tier: int) -> float:
         return self.router.expected_price(tier, self.start, self.prompt_tokens)
@@ -117,15 +130,17 @@ class Trace:
         name = self.router.portfolio.names[tier]
         self._asked.add(tier)
         if not able:
-            return Outcome(None, f"{name} cannot take this query", called=False)
+            return self._departed(name, Outcome(None, f"{name} cannot take this query", called=False))
         began, cost = time.perf_counter(), 0.0
         try:
             reply, retries = yield from self._calls(name, final)
             if isinstance(reply, Answer):
                 cost = self.router.price(name, self.start.text, reply)
-        except BaseException:
+        except BaseException as error:
             # Abandoned, or broken off with a part of the answer shown: what it will cost is not known.
             cost = self._held or 0.0
+            if isinstance(error, Exception):
+                self.router.outages.departed(name, f"{name} failed: {type(error).__name__}")
             raise
         finally:
             if self._account is not None and self._held is not None:
@@ -133,12 +148,23 @@ class Trace:
                 self._held = None
         elapsed = (time.perf_counter() - began) * 1e3
         if reply is None:
-            return Outcome(None, f"{name} rests after repeated failures", called=False)
+            return self._departed(name, Outcome(None, f"{name} rests after repeated failures", called=False))
         if isinstance(reply, Exception):
-            return Outcome(None, f"{name} failed: {type(reply).__name__}", reply, cost, elapsed, retries)
+            failed = f"{name} failed: {type(reply).__name__}"
+            return self._departed(name, Outcome(None, failed, reply, cost, elapsed, retries))
         if not last and not reply.text.strip() and not reply.covered:
-            return Outcome(None, f"{name} returned nothing", None, cost, elapsed, retries)
-        return Outcome(reply, "", None, cost, elapsed, retries)
+            return self._departed(name, Outcome(None, f"{name} returned nothing", None, cost, elapsed, retries))
+        outcome = Outcome(reply, "", None, cost, elapsed, retries)
+        if reply.covered and not final:
+            return self._departed(name, outcome)
+        self.router.outages.answered(name)
+        return outcome
+
+    def _departed(self, name: str, outcome: Outcome) -> Outcome:
+        """Note that the query departs from the policy at this tier."""
+        why = outcome.failed if outcome.answer is None else f"{name}: {outcome.answer.covered}"
+        self.router.outages.departed(name, why)
+        return outcome
 
     def _calls(self, name: str, final: bool) -> Generator[Step, Reply, tuple[Reply | None, int]]:
         """The last reply of a tier and how often it was retried; no reply when its circuit breaker is open."""
@@ -186,6 +212,7 @@ class Trace:
     def serve(self, answer: Answer, reason: str, tier: str | None = None) -> Route:
         """The finished route; `tier` is the one asked last unless named."""
         start, router, budget = self.start, self.router, self.limits.budget
+        self.void = self.void or router.interrupted(start)
         if self.void and self.void not in reason:
             reason = f"{reason}; uncertified: {self.void}"
         told = None

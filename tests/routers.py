@@ -65,16 +65,23 @@ class _Scorer:
 
     encoder: Any = None
 
-    def before(self, text: str, view: View) -> Before:
+    def before(self, text: str, view: View, *, priced: bool = True) -> Before:
         at = int(text.split(maxsplit=1)[0])
         judged = tuple(Judgement(0.1 if k >= at else 0.9, 1.0) for k in range(len(PORTFOLIO.tiers) - 1))
-        return Before(text, view, Prediction(np.ones(3), 0.0, np.zeros(1), np.zeros(3)), judged, 0.5)
+        return Before(text, view, Prediction(np.ones(3), 0.0, np.zeros(1), np.zeros(3)), [], judged, 0.5)
 
     def judges(self, tier: int, view: View) -> bool:
         return True
 
     def after(
-        self, before: Before, tier: int, answer: str, tried: Mapping[str, str], signals: Mapping[str, float]
+        self,
+        before: Before,
+        tier: int,
+        answer: str,
+        tried: Mapping[str, str],
+        signals: Mapping[str, float],
+        *,
+        priced: bool = True,
     ) -> Judgement:
         return Judgement(1.0 - float(answer.split(maxsplit=1)[0]), 1.0)
 

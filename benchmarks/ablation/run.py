@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.tables import write_between
 from router_core.encoder import Encoder, EncoderTrainer, Examples
 from router_core.fitting import FitSettings, fit
 from router_core.fitting.static import StaticTrainer
@@ -122,11 +123,8 @@ def table(done: dict[tuple[str, str, int], dict[str, Any]], policy: str, figure:
 
 def write_tables(done: dict[tuple[str, str, int], dict[str, Any]]) -> None:
     """Rewrite the tables in the README beside this file."""
-    path, start, end = HERE / "README.md", "<!-- tables -->", "<!-- end of tables -->"
-    before, _, rest = path.read_text().partition(start)
-    _, _, after = rest.partition(end)
     tables = [table(done, policy, figure) for policy in POLICIES for figure in ("expected", "median")]
-    path.write_text(f"{before}{start}\n{(chr(10) * 2).join(tables)}\n{end}{after}")
+    write_between(HERE / "README.md", "\n\n".join(tables), "tables")
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.tables import write_between
 from router_core.evaluation import evaluate
 from router_core.fitting.fit_bundle import FitSettings, fit
 from router_core.policy import CASCADE
@@ -153,14 +154,6 @@ def details(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_between(path: Path, name: str, text: str) -> None:
-    """Replace what stands between the two markers of a table in a Markdown file."""
-    start, end = f"<!-- table: {name} -->", "<!-- end of table -->"
-    before, _, rest = path.read_text().partition(start)
-    _, _, after = rest.partition(end)
-    path.write_text(f"{before}{start}\n{text}\n{end}{after}")
-
-
 def main() -> None:
     """Run all files and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,9 +171,9 @@ def main() -> None:
         args.out.write_text(json.dumps(results, indent=1) + "\n")
     if args.tables:
         here = Path(__file__).resolve().parent
-        write_between(here.parents[1] / "README.md", "cost_quality", markdown(results))
-        write_between(here / "README.md", "cost_quality", markdown(results))
-        write_between(here / "README.md", "details", details(results))
+        write_between(here.parents[1] / "README.md", markdown(results), "table: cost_quality")
+        write_between(here / "README.md", markdown(results), "table: cost_quality")
+        write_between(here / "README.md", details(results), "table: details")
 
 
 if __name__ == "__main__":

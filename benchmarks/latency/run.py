@@ -32,8 +32,9 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from benchmarks.cost_quality.run import FILES, write_between
+from benchmarks.cost_quality.run import FILES
 from benchmarks.latency.judging import judging_calls
+from benchmarks.tables import write_between
 from router_core.bench import BATCH, LENGTHS, fresh_process, interleaved, machine, spread, texts
 from router_core.bundle import Bundle
 from router_core.encoder import Prediction, load_encoder
@@ -318,7 +319,7 @@ def main() -> None:
         args.out.write_text(json.dumps(found, indent=1) + "\n")
     if args.tables:
         for name, table in markdown(found).items():
-            write_between(Path(__file__).resolve().parent / "README.md", name, table)
+            write_between(Path(__file__).resolve().parent / "README.md", table, f"table: {name}")
 
 
 if __name__ == "__main__":

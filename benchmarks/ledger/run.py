@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.tables import write_between
 from router_core import Answer, Attempt, Route
 from router_core.bench import machine
 from router_core.ledger import Ledger
@@ -254,10 +255,7 @@ def main() -> None:
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n")
     if args.tables:
-        path, start, end = HERE / "README.md", "<!-- table -->", "<!-- end of table -->"
-        before, _, rest = path.read_text().partition(start)
-        _, _, after = rest.partition(end)
-        path.write_text(f"{before}{start}\n{tables(found)}\n{end}{after}")
+        write_between(HERE / "README.md", tables(found))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Two comparisons. *Drop-in*: no `cascades`, engines that answer at once, so that 
 *Group*: the tests' index (forty documents, a retriever, LlamaIndex's synthesizer over an LLM that answers at once);
 LlamaIndex's router is given the engine that ours ends up serving, so that what is left is the decision, the judgement
 and the route. Questions are those that ours serves after one attempt. The encoder is the static one; `ROUTENLP_MINILM`
-(the folder that ``make test-train`` writes) puts MiniLM behind the retriever instead of hashed words.
+(the folder that ``make test-train`` writes) puts MiniLM behind the retriever instead of rare words.
 """
 
 from __future__ import annotations
@@ -25,20 +25,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-from company import QUESTIONS
-from engines import (
-    ReadingLLM,
-    ScriptedEngine,
-    ScriptedSelector,
-    company_engines,
-    company_index,
-    local_embedding,
-    record_company,
-    tool,
-)
+from engines import ScriptedEngine, ScriptedSelector, local_embedding, record_company, tool
 from llama_index.core.query_engine import RouterQueryEngine as Theirs
 
 from routenlp_integrations.llama_index import RouterQueryEngine as Ours
+from routenlp_integrations.notebook.company import QUESTIONS
+from routenlp_integrations.notebook.engines import ReadingLLM, company_engines, company_index
 from router_core.bench import machine
 
 ROUNDS = 20

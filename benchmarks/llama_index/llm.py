@@ -18,22 +18,21 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from importlib.resources import as_file, files
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
-from router_core.bench import machine
+from benchmarks.replaying import interleaved, recorded
+from benchmarks.tables import write_between
+from router_core.bench import machine, spread
 
 HERE = Path(__file__).resolve().parent
 CONCURRENT = 64
 WAIT_S = 0.05
-ROUNDS = 20
 PROMPTS = 50
 CALLS = ("chat", "complete", "first token")
 
@@ -90,21 +89,6 @@ class Replay(CustomLLM):
             yield ChatResponse(message=ChatMessage(role="assistant", content=so_far), delta=f"{word} ")
 
 
-def recorded() -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Answers and signals per model, and the prompts, of the packaged demo."""
-    told: dict[str, dict[str, Any]] = {}
-    prompts: dict[str, None] = {}
-    source = files("routenlp_integrations.cli").joinpath("demo_data", "records.jsonl")
-    with as_file(source) as path:
-        for row in map(json.loads, path.read_text().splitlines()):
-            own = told.setdefault(row["model"], {"answers": {}, "signals": {}})
-            own["answers"][row["prompt"]] = row["response"]
-            given = {name.removeprefix("signal_"): row[name] for name in row if name.startswith("signal_")}
-            own["signals"][row["prompt"]] = {name: value for name, value in given.items() if value is not None}
-            prompts[row["prompt"]] = None
-    return told, list(prompts)
-
-
 def contenders(bundle: str, told: dict[str, dict[str, Any]], wait: float) -> dict[str, Any]:
     """The bare LLM and the router over it."""
     from routenlp_integrations.llama_index import RoutingLLM
@@ -139,25 +123,6 @@ def first_token(llm: Any, prompt: str) -> None:
         if chunk.delta:
             break
     stream.close()
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, quartiles and minimum, milliseconds."""
-    low, mid, high = np.quantile(values, [0.25, 0.5, 0.75])
-    told = {"p50": mid, "q25": low, "q75": high, "min": min(values)}
-    return {name: round(float(value), 4) for name, value in told.items()}
-
-
-def interleaved(llms: dict[str, Any], prompts: list[str], call: Callable[[Any, str], Any]) -> dict[str, Any]:
-    """Each round asks every prompt of every contender, in turn."""
-    walls: dict[str, list[float]] = {name: [] for name in llms}
-    for _ in range(ROUNDS):
-        for prompt in prompts:
-            for name, llm in llms.items():
-                began = time.perf_counter()
-                call(llm, prompt)
-                walls[name].append((time.perf_counter() - began) * 1e3)
-    return {name: spread(values) for name, values in walls.items()}
 
 
 async def together(llm: Any, prompts: list[str]) -> float:
@@ -217,10 +182,7 @@ def main() -> None:
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n")
     if args.tables:
-        path, start, end = HERE / "llm.md", "<!-- table -->", "<!-- end of table -->"
-        before, _, rest = path.read_text().partition(start)
-        _, _, after = rest.partition(end)
-        path.write_text(f"{before}{start}\n{markdown(found)}\n{end}{after}")
+        write_between(HERE / "llm.md", markdown(found))
 
 
 if __name__ == "__main__":

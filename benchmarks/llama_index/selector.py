@@ -29,6 +29,7 @@ from llama_index.core.selectors import EmbeddingSingleSelector
 from llama_index.core.tools.types import ToolMetadata
 from scipy.stats import binom
 
+from benchmarks.tables import write_between
 from routenlp_integrations.llama_index import ConformalSelector
 from router_core.bench import machine
 from router_core.groups import hash_key, unit_interval
@@ -254,14 +255,8 @@ def main() -> None:
             print(name, encoder, json.dumps(rows[name][encoder]), flush=True)
     asked.out.write_text(json.dumps({"rows": rows, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
     if asked.tables:
-        readme = HERE / "README.md"
-        before, _, rest = readme.read_text(encoding="utf-8").partition("<!-- table: selector -->")
-        _, _, after = rest.partition("<!-- end of table: selector -->")
         cpu = f"{machine()['cpu']}, one thread, load {os.getloadavg()[0]:.1f}."
-        readme.write_text(
-            f"{before}<!-- table: selector -->\n{table(rows)}\n\n{cpu}\n<!-- end of table: selector -->{after}",
-            encoding="utf-8",
-        )
+        write_between(HERE / "README.md", f"{table(rows)}\n\n{cpu}", "table: selector")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
     routenlp demo --out demo && rivals/bin/python benchmarks/overhead/run.py demo/bundle [--out results.json] [--tables]
 
 The models replay the packaged demo's answers at once, so that what is left is overhead. Every contender answers the
-same prompts, those whose first answer RouteNLP judges and serves, in turn within each round. The encoder alone is timed
-in the same run, and taken off where it says "without it"; judging the answer stays in. Tracing is off.
+same prompts, those whose first answer RouteNLP judges and serves, in turn within each round. The encoder is timed in
+turn with them, where all find the processor's caches as cold, and alone, one prediction after another; it is taken off
+where it says "without it", and judging the answer stays in. Tracing is off.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from router_core.bench import machine
+from benchmarks.replaying import interleaved, recorded
+from benchmarks.tables import write_between
+from router_core.bench import machine, spread
 
 HERE = Path(__file__).resolve().parent
 CONCURRENT = 64
 WAIT_S = 0.05
-ROUNDS = 20
 PROMPTS = 50
 
 
@@ -75,33 +76,13 @@ class Replay(BaseChatModel):
             yield ChatGenerationChunk(message=AIMessageChunk(content=f"{word} "))
 
 
-Told = dict[str, tuple[dict[str, str], dict[str, dict[str, float]]]]
-
-
-def answers_by_tier() -> tuple[Told, list[tuple[str, str]]]:
-    """Recorded answers and their signals per model, and (prompt, task) of every query of the demo."""
-    answers: Told = {}
-    queries: dict[str, str] = {}
-    source = files("routenlp_integrations.cli").joinpath("demo_data", "records.jsonl")
-    with as_file(source) as path:
-        for row in map(json.loads, path.read_text().splitlines()):
-            texts, signals = answers.setdefault(row["model"], ({}, {}))
-            texts[row["prompt"]] = row["response"]
-            given = {name.removeprefix("signal_"): row[name] for name in row if name.startswith("signal_")}
-            signals[row["prompt"]] = {name: value for name, value in given.items() if value is not None}
-            queries[row["prompt"]] = row["task"]
-    return answers, list(queries.items())
-
-
-def contenders(bundle: str, answers: Told, wait: float) -> dict[str, Any]:
+def contenders(bundle: str, told: dict[str, dict[str, Any]], wait: float) -> dict[str, Any]:
     """Every chat model to be measured, over the same replayed tiers."""
     from routenlp_integrations.langchain import RoutingChatModel
     from router_core import Router
 
     names = Router.load(bundle).portfolio.names
-    tiers = {
-        name: Replay(answers=answers[name][0], signals=answers[name][1], wait=wait, model_name=name) for name in names
-    }
+    tiers = {name: Replay(**told[name], wait=wait, model_name=name) for name in names}
     cheap, dear = tiers[names[0]], tiers[names[-1]]
     found: dict[str, Any] = {"bare": cheap, "with_fallbacks": cheap.with_fallbacks([dear])}
     if find_spec("langchain_model_router"):
@@ -118,10 +99,10 @@ def contenders(bundle: str, answers: Told, wait: float) -> dict[str, Any]:
     return found
 
 
-def one_attempt(model: Any, queries: list[tuple[str, str]]) -> list[str]:
+def one_attempt(model: Any, prompts: list[str]) -> list[str]:
     """Prompts of which RouteNLP judges the first answer, a cheap tier's, and serves it."""
     kept = []
-    for prompt, _ in queries:
+    for prompt in prompts:
         whole = model.invoke(prompt).response_metadata["routenlp"]
         if len(whole["attempts"]) == 1 and whole["attempts"][0]["confidence"] is not None:
             kept.append(prompt)
@@ -137,40 +118,6 @@ def first_token(model: Any, prompt: str) -> None:
         if chunk.content:
             break
     stream.close()
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, quartiles and minimum, milliseconds."""
-    low, mid, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return {
-        "p50": round(float(mid), 4),
-        "q25": round(float(low), 4),
-        "q75": round(float(high), 4),
-        "min": round(min(values), 4),
-    }
-
-
-def interleaved(models: dict[str, Any], prompts: list[str], call: Callable[[Any, str], Any]) -> dict[str, Any]:
-    """Each round asks every prompt of every contender, in turn."""
-    walls: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(ROUNDS):
-        for prompt in prompts:
-            for name, model in models.items():
-                began = time.perf_counter()
-                call(model, prompt)
-                walls[name].append((time.perf_counter() - began) * 1e3)
-    return {name: spread(values) for name, values in walls.items()}
-
-
-def encoder_alone(model: Any, prompts: list[str]) -> dict[str, float]:
-    """One prediction of the router's encoder."""
-    predict, walls = model.router.scorer.encoder.predict, []
-    for _ in range(ROUNDS):
-        for prompt in prompts:
-            began = time.perf_counter()
-            predict(prompt, None, None)
-            walls.append((time.perf_counter() - began) * 1e3)
-    return spread(walls)
 
 
 async def together(model: Any, prompts: list[str]) -> float:
@@ -207,7 +154,7 @@ def markdown(found: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     bare, first = found["invoke"]["bare"]["p50"], found["first_token"]["bare"]["p50"]
-    encoder = found["encoder"]["p50"]
+    encoder, alone = found["encoder"]["p50"], found["encoder_alone"]["p50"]
     for name, one in found["invoke"].items():
         stream, many = found["first_token"][name], found["concurrent"][name]
         lines.append(
@@ -218,8 +165,9 @@ def markdown(found: dict[str, Any]) -> str:
     ours, streamed = found["invoke"]["RouteNLP"]["p50"] - bare, found["first_token"]["RouteNLP"]["p50"] - first
     lines += [
         "",
-        f"The encoder alone takes {encoder:.3f} ms; without it RouteNLP is {ours - encoder:.3f} ms over the bare "
-        f"`invoke` and {streamed - encoder:.3f} ms over its first token. "
+        f"The encoder takes {encoder:.3f} ms in turn with the others; without it RouteNLP is {ours - encoder:.3f} ms "
+        f"over the bare `invoke` and {streamed - encoder:.3f} ms over its first token. One prediction after another, "
+        f"it takes {alone:.3f} ms, which would leave {ours - alone:.3f} ms and {streamed - alone:.3f} ms. "
         "Import time added to langchain_core.language_models, s: "
         + ", ".join(f"{name} {value:.2f}" for name, value in found["import_s"].items())
         + f". {found['cpu']}, load {found['load'][0]:.1f}.",
@@ -237,21 +185,26 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     os.environ["LANGSMITH_TRACING"] = "false"
-    answers, queries = answers_by_tier()
-    models = contenders(args.bundle, answers, 0.0)
-    prompts = one_attempt(models["RouteNLP"], queries)
-    waiting = contenders(args.bundle, answers, WAIT_S)
+    told, prompts = recorded()
+    models = contenders(args.bundle, told, 0.0)
+    prompts = one_attempt(models["RouteNLP"], prompts)
+    waiting = contenders(args.bundle, told, WAIT_S)
     walls: dict[str, list[float]] = {name: [] for name in waiting}
     for _ in range(5):
         for name, model in waiting.items():
             walls[name].append(asyncio.run(together(model, prompts)) * 1e3)
+    predict = models["RouteNLP"].router.scorer.encoder.predict
+    calls: dict[str, Callable[[str], Any]] = {name: model.invoke for name, model in models.items()}
+    calls["encoder"] = lambda prompt: predict(prompt, None, None)
+    invoke = interleaved(calls, prompts, lambda call, prompt: call(prompt))
     found = {
         "cpu": machine()["cpu"],
         "load": os.getloadavg(),
         "prompts": len(prompts),
-        "invoke": interleaved(models, prompts, lambda model, prompt: model.invoke(prompt)),
+        "encoder": invoke.pop("encoder"),
+        "encoder_alone": interleaved({"x": predict}, prompts, lambda call, prompt: call(prompt, None, None))["x"],
+        "invoke": invoke,
         "first_token": interleaved(models, prompts, first_token),
-        "encoder": encoder_alone(models["RouteNLP"], prompts),
         "concurrent": {name: spread(values) for name, values in walls.items()},
         "import_s": import_seconds(),
     }
@@ -259,10 +212,7 @@ def main() -> None:
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n")
     if args.tables:
-        path, start, end = HERE / "README.md", "<!-- table -->", "<!-- end of table -->"
-        before, _, rest = path.read_text().partition(start)
-        _, _, after = rest.partition(end)
-        path.write_text(f"{before}{start}\n{markdown(found)}\n{end}{after}")
+        write_between(HERE / "README.md", markdown(found))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cost_quality.run import FILES, write_between
+from benchmarks.cost_quality.run import FILES
+from benchmarks.tables import write_between
 from exporters.transformer import TransformerOptions, TransformerTrainer
 from exporters.transformer.fitted import FittedTransformer, agreement
 from router_core.bundle import Bundle
@@ -155,7 +156,7 @@ def main() -> None:
         if args.out:
             args.out.write_text(json.dumps(results, indent=1) + "\n")
     if args.tables:
-        write_between(Path(__file__).resolve().parent / "README.md", "int8", markdown(results))
+        write_between(Path(__file__).resolve().parent / "README.md", markdown(results), "table: int8")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from protocol import CALIB_LIMIT, FOLDS, PARTS, ROUNDS, SALT
 
 from exporters.students.data import tagged_answer
-from router_core.groups import hash_key, unit_interval
+from router_core.groups import hash_key, merge_near_duplicates, unit_interval
 
-__all__ = ["Item", "calib_folds", "part_of", "read_task", "rounds_of", "seated"]
+__all__ = ["Item", "calib_folds", "clear_of_held", "part_of", "read_task", "rounds_of", "seated"]
 
 SHARED = Path(os.environ.get("ROUTENLP_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data/tasks"
 
@@ -109,6 +110,16 @@ def calib_folds(items: Sequence[Item]) -> list[list[Item]]:
         if item.split == "calib":
             found[fold[hash_key(item.prompt)]].append(item)
     return found
+
+
+def clear_of_held(items: Sequence[Item], held: Sequence[Item]) -> list[Item]:
+    """The train queries among `items` that are no near-duplicates of `held` ones, as the loop's fence finds them."""
+    both = [*held, *items]
+    texts = [item.prompt for item in both]
+    template = np.array([i < len(held) and item.split == "train" for i, item in enumerate(both)])
+    names = merge_near_duplicates(texts, [hash_key(text) for text in texts], [item.task for item in both], template)
+    barred = {name for name, item in zip(names, held, strict=False) if item.split != "train"}
+    return [item for item, name in zip(items, names[len(held) :], strict=True) if name not in barred]
 
 
 def rounds_of(items: Sequence[Item]) -> list[list[Item]]:

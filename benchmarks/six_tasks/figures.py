@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from protocol import BOOTSTRAP, COST_TARGET, QUALITY_TARGET, SAVING_TARGET, TIERS
+from protocol import ALPHA, BOOTSTRAP, COST_TARGET, QUALITY_TARGET, SAVING_TARGET, TIERS
 from served import Served
 
 from router_core.certificate import clopper_pearson
 
-__all__ = ["figures", "ratio_interval", "together", "verdict", "weighted"]
+__all__ = ["bounds", "figures", "ratio_interval", "together", "verdict", "weighted"]
 
 _LEVEL = 0.95
 
@@ -45,6 +45,36 @@ def figures(served: Served) -> dict[str, Any]:
         "share": {name: float(np.mean(served.tier == k)) for k, name in enumerate(TIERS)},
         "tried": {name: float(served.tried[:, k].mean()) for k, name in enumerate(TIERS)},
     }
+
+
+def bounds(right: NDArray[np.bool_], usd: NDArray[np.float64]) -> dict[str, float]:
+    """Cost ratios that no policy could undercut.
+
+    Parameters
+    ----------
+    right
+        bool [n, K - 1], whether the tiers' answers are right, the last of them being the one that serves.
+    usd
+        float64 [n, K], the reference's last.
+
+    Returns
+    -------
+    dict
+        ``right`` is the share that the last tier, ``any`` that any has right. ``oracle`` pays for the cheapest right
+        tier alone, and leaves no or (``oracle_alpha``) a share ALPHA bad, where that saves most; ``perfect`` and
+        ``perfect_alpha`` call the last tier always, whose confidence is perfect.
+    """
+    n, always = len(right), usd[:, -1].sum()
+    most = int(ALPHA * n)
+    paid = np.where(np.column_stack([right, np.ones(n, bool)]), usd, np.inf).min(axis=1)
+    spared = np.sort(paid - usd[:, 0])[::-1][:most].sum()
+    called = usd[:, -2] + np.where(right[:, -1], 0.0, usd[:, -1])
+    dearest = np.sort(np.where(right[:, -1], 0.0, usd[:, -1]))[::-1][:most].sum()
+    return {
+        "right": float(right[:, -1].mean()), "any": float(right.any(axis=1).mean()),
+        "oracle": float(paid.sum() / always), "oracle_alpha": float((paid.sum() - spared) / always),
+        "perfect": float(called.sum() / always), "perfect_alpha": float((called.sum() - dearest) / always),
+    }  # fmt: skip
 
 
 def weighted(parts: Mapping[str, Served]) -> dict[str, float]:

@@ -24,7 +24,7 @@ class Latency:
     router
         Of one decision.
     tiers
-        By real tier, measured.
+        By real tier, measured; a tier that is not there is never tried.
     """
 
     router: Sequence[float]
@@ -62,7 +62,7 @@ def replay(parts: Mapping[str, Served], latency: Mapping[str, Latency], seed: in
             took = (
                 declared_latency(rng.random(len(at)))
                 if tier == REFERENCE
-                else rng.choice(np.asarray(latency[task].tiers[tier]), len(at))
+                else rng.choice(np.asarray(latency[task].tiers.get(tier, (0.0,))), len(at))
             )
             spent = spent + took * one.tried[at, k]
         waited.append(spent)

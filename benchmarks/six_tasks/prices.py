@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,9 @@ def tokens(text: str) -> int:
     return -(-len(text.encode()) // _BYTES_PER_TOKEN)
 
 
-def nominal_portfolio(latency_ms: Mapping[str, float] | None = None) -> Portfolio:
-    """The four tiers at nominal prices, US dollars per 1M tokens of the prompt."""
-    known = latency_ms or {}
-    return Portfolio(tuple(Tier(name, 1000 * NOMINAL[name], 0.0, latency_ms=known.get(name)) for name in TIERS))
+def nominal_portfolio(tiers: Sequence[str] = TIERS) -> Portfolio:
+    """Tiers at nominal prices, US dollars per 1M tokens of the prompt."""
+    return Portfolio(tuple(Tier(name, 1000 * NOMINAL[name], 0.0) for name in tiers))
 
 
 def nominal_usd(prompts: list[str]) -> NDArray[np.float64]:
@@ -40,7 +39,8 @@ def measured_usd(prompts: list[str], golds: list[str], cpu_s: Mapping[str, float
     prompts, golds
         Queries and what the reference says.
     cpu_s
-        CPU seconds of one answer by tier, the reference's left out: it is billed by declared prices.
+        CPU seconds of one answer by tier; the reference is billed by declared prices, a tier that is not there has no
+        calls to bill.
     """
     found = np.empty((len(prompts), len(TIERS)))
     for k, name in enumerate(TIERS):
@@ -50,5 +50,5 @@ def measured_usd(prompts: list[str], golds: list[str], cpu_s: Mapping[str, float
                 for p, g in zip(prompts, golds, strict=True)
             ]
         else:
-            found[:, k] = cpu_s[name] * USD_PER_CPU_HOUR / 3600
+            found[:, k] = cpu_s.get(name, 0.0) * USD_PER_CPU_HOUR / 3600
     return found

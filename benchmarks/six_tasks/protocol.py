@@ -25,9 +25,13 @@ __all__ = [
     "SEEDS",
     "STRUCTURED",
     "TASKS",
+    "TAUGHT",
+    "TEACHER_USD",
     "TIERS",
     "TOLERANCE",
     "USD_PER_CPU_HOUR",
+    "WIDE_TASKS",
+    "tiers_of",
 ]
 
 STRUCTURED: Final = ("finance_ner", "cs_intent", "legal_clause", "legal_risk")
@@ -43,11 +47,26 @@ TIERS: Final = ("t1", "t2", "t3", "reference")
 
 REFERENCE: Final = TIERS[-1]
 
+TAUGHT: Final = "t2"
+"""The tier that the loop teaches: the one that serves."""
+
+WIDE_TASKS: Final = ("cs_intent", "legal_clause", "legal_risk")
+"""Tasks whose T2 is a wide student (`wide.py`)."""
+
+TEACHER_USD: Final = 1000.0
+"""Teacher's budget a round and task at nominal prices: enough for all of a round's stream."""
+
+
+def tiers_of(task: str) -> tuple[str, ...]:
+    """Tiers of a task: the structured ones have no T3, which no path of protocol 1 called."""
+    return TIERS if task in GENERATION else ("t1", "t2", REFERENCE)
+
+
 SALT: Final = "routenlp-six-tasks-v1"
 """Of every hash here: parts of train, calib folds, order of the stream, samples."""
 
 PARTS: Final[Mapping[str, float]] = {"seed": 0.05, "tiers": 0.50, "router": 0.20, "stream": 0.25}
-"""Shares of TRAIN: T1 learns from seed; T2 and T3 from seed and tiers; the router from router; traffic is stream."""
+"""Shares of TRAIN: T1 learns from seed; T2 (and T3) from seed and tiers; the router from router; traffic is stream."""
 
 ROUNDS: Final = 3
 FOLDS: Final = ROUNDS + 1

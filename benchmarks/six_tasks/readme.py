@@ -38,7 +38,8 @@ def _ci(told: dict[str, Any], name: str) -> str:
 
 
 def _shares(told: dict[str, Any]) -> str:
-    return " / ".join(f"{100 * told['share'][tier]:.0f}" for tier in TIERS)
+    shown = [tier for tier in TIERS if tier != "t3" or told["tried"]["t3"] or "tau" in told]
+    return " / ".join(f"{100 * told['share'][tier]:.0f}" for tier in shown)
 
 
 def _tiers(results: Results) -> str:
@@ -56,24 +57,30 @@ def _tiers(results: Results) -> str:
     return table(rows)
 
 
-def _outcome(told: dict[str, Any]) -> str:
-    if told["outcome"] == "promoted":
-        return "serves"
-    return "refused"
-
-
 def _rounds(results: Results) -> str:
     rows: list[Sequence[str]] = [(
         "stage", "task", "cost ratio", "measured prices", "quality ratio", "joint risk", "selective risk",
-        "T1 / T2 / T3 / reference, % served", "T1 wholly right", "fold n / bad",
+        "T1 / T2 / reference, % served", "T2 wholly right", "cost at joint risk .03, read off test", "fold n / bad",
     )]  # fmt: skip
     for name, told in results["stages"].items():
-        for task in STRUCTURED:
-            rows.append((f"{name}, {_outcome(told)}", task, *_row(told["tasks"][task]), *_last(told["tasks"][task])))
-        whole = told["overall"]
+        for task, one in told["tasks"].items():
+            outcome = "serves" if one["outcome"] == "promoted" else "refused"
+            rows.append(
+                (
+                    f"{name}, {outcome}",
+                    task,
+                    *_row(one),
+                    _number(one["t2"]["whole"]),
+                    _number(one["cost_at"]),
+                    _fold(one),
+                )
+            )
+        whole, mine = told["overall"], told["tasks"].values()
+        at_risk = sum(one["n"] * one["cost_at"] for one in mine) / sum(one["n"] for one in mine)
         rows.append((
-            f"**{name}**", "**all four**", f"**{_ci(whole, 'cost_ratio')}**",
-            _number(told["overall_measured"]["cost_ratio"]), f"**{_ci(whole, 'quality_ratio')}**", "", "", "", "", "",
+            f"**{name}, what serves**", "**all four**", f"**{_ci(whole, 'cost_ratio')}**",
+            _number(told["overall_measured"]["cost_ratio"]), f"**{_ci(whole, 'quality_ratio')}**", *[""] * 4,
+            f"**{_number(at_risk)}** (candidates)", "",
         ))  # fmt: skip
     return table(rows)
 
@@ -85,25 +92,43 @@ def _row(one: dict[str, Any]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _last(one: dict[str, Any]) -> tuple[str, ...]:
+def _fold(one: dict[str, Any]) -> str:
     shown = one["certificate"]
-    held = f"{shown['n']} / {shown['bad']}" + ("" if shown["certified"] else ", not certified")
-    return (_number(one["t1"]["whole"]), held) if "t1" in one else ("", held)
+    return f"{shown['n']} / {shown['bad']}" + ("" if shown["certified"] else ", not certified")
 
 
 def _gate(results: Results) -> str:
-    rows: list[Sequence[str]] = [
-        ("round", "outcome", "taught", "cost on the fold, before -> after", "difference (90 %)", "CPU s", "why not")
-    ]
+    rows: list[Sequence[str]] = [(
+        "round", "task", "outcome", "taught", "teacher, share of always-reference",
+        "cost on the fold, before -> after", "difference (90 %)", "bad on the fold, before -> after", "CPU s",
+        "refused by",
+    )]  # fmt: skip
     for name, told in results["stages"].items():
-        if one := told["round"]:
-            low, high = one["difference"]
-            why = "; ".join(f"{check}: {said}" for check, all_said in one["reasons"].items() for said in all_said)
-            taught = ", ".join(f"{count} {task}" for task, count in one["taught"].items())
+        for task, whole in told["tasks"].items():
+            if not (one := whole["round"]):
+                continue
+            (low, high), (n, before, after) = one["difference"], one["fold"]
             rows.append((
-                name, told["outcome"], taught, f"{one['fold_cost'][0]:.3f} -> {one['fold_cost'][1]:.3f}",
-                f"{low:+.3f} to {high:+.3f}", f"{one['cpu_s']:.0f}", why or "-",
+                name, task, whole["outcome"], str(one["taught"]), _number(one["teacher_share"]),
+                f"{one['fold_cost'][0]:.3f} -> {one['fold_cost'][1]:.3f}", f"{low:+.3f} to {high:+.3f}",
+                f"{before} -> {after} of {n}", f"{one['cpu_s']:.0f}", ", ".join(one["reasons"]) or "-",
             ))  # fmt: skip
+    return table(rows)
+
+
+def _bounds(results: Results) -> str:
+    rows: list[Sequence[str]] = [(
+        "task", "T2 right: start", "in the end", "T1 or T2 right", "cost of T2 with perfect confidence, no bad answer",
+        "alpha bad", "cost of an oracle over T1 and T2, no bad answer", "alpha bad", "cost of what serves",
+    )]  # fmt: skip
+    last = results["stages"][list(results["stages"])[-1]]
+    for task, one in results["bounds"]["end"].items():
+        serving = results["stages"][last["serves"][task]]["tasks"][task]
+        rows.append((
+            task, _number(results["bounds"]["start"][task]["right"]), _number(one["right"]), _number(one["any"]),
+            *(_number(one[name]) for name in ("perfect", "perfect_alpha", "oracle", "oracle_alpha")),
+            _number(serving["cost_ratio"]),
+        ))  # fmt: skip
     return table(rows)
 
 
@@ -113,13 +138,13 @@ def _generation(results: Results) -> str:
         "T1 / T2 / T3 / reference, % served", "fold n / bad",
     )]  # fmt: skip
     for task, one in results["generation"].items():
-        rows.append((task, _number(one["tau"]), *_row(one), _last(one)[1]))
+        rows.append((task, _number(one["tau"]), *_row(one), _fold(one)))
     return table(rows)
 
 
-def _targeted(results: Results) -> str:
+def _targeted(results: Results, tier: str = "T2") -> str:
     rows: list[Sequence[str]] = [(
-        "task", "examples", "T1 right: start", "targeted", "untargeted", "difference", "two-tier cost: start",
+        "task", "examples", f"{tier} right: start", "targeted", "untargeted", "difference", "two-tier cost: start",
         "targeted", "untargeted", "saved by targeting", "teacher USD a stream query: targeted / untargeted",
     )]  # fmt: skip
     for task, one in results["targeted"].items():
@@ -133,6 +158,19 @@ def _targeted(results: Results) -> str:
             _number(one["start"]["cost_ratio"]), _number(one["targeted"]["cost_ratio"]),
             _number(one["untargeted"]["cost_ratio"]), f"{cost[0]:+.3f} ({cost[1]:+.3f} to {cost[2]:+.3f})",
             f"{spent[0]:.3f} / {spent[1]:.3f}",
+        ))  # fmt: skip
+    return table(rows)
+
+
+def _protocol1(results: Results) -> str:
+    rows: list[Sequence[str]] = [
+        ("stage", "cost ratio", "quality ratio", *(f"saving on {task}" for task in STRUCTURED), "outcome")
+    ]
+    for name, told in results["protocol1"]["stages"].items():
+        outcome = "serves" if told["outcome"] == "promoted" else f"refused: {', '.join(told['round']['reasons'])}"
+        rows.append((
+            name, _ci(told["overall"], "cost_ratio"), _ci(told["overall"], "quality_ratio"),
+            *(_number(1 - told["tasks"][task]["cost_ratio"]) for task in STRUCTURED), outcome,
         ))  # fmt: skip
     return table(rows)
 
@@ -163,10 +201,10 @@ def _pilot(results: Results) -> str:
 
 
 def _verdict(results: Results) -> str:
+    names = list(results["stages"])
     return "\n\n".join(
-        f"{name} ({_outcome(told)}):\n\n" + "\n".join(f"- {said}" for said in told["verdict"])
-        for name, told in results["stages"].items()
-        if name == "start" or told["outcome"] == "promoted" or name == list(results["stages"])[-1]
+        f"{said}:\n\n" + "\n".join(f"- {one}" for one in results["stages"][name]["verdict"])
+        for said, name in (("At the start", names[0]), ("What serves after the last round", names[-1]))
     )
 
 
@@ -176,7 +214,10 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "rounds": _rounds,
     "gate": _gate,
     "generation": _generation,
+    "bounds": _bounds,
     "targeted": _targeted,
+    "targeted of protocol 1": lambda results: _targeted(results["protocol1"], "T1"),
+    "protocol 1": _protocol1,
     "ablations": _ablations,
     "pilot": _pilot,
 }

@@ -7,20 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from data import Item
 from prices import nominal_usd, tokens
-from protocol import GENERATION, REFERENCE, TASKS, TIERS
+from protocol import GENERATION, REFERENCE, TASKS, TIERS, tiers_of
 from scoring import Grade, grades, raw_score, tau_of
 from tiers import Answers, answers, items_of
 
 from exporters.loop.folds import is_student_part
-from router_core.ledger.rows import _digest as hash_of  # a conversation's id as the ledger stores it
+from router_core.ledger.rows import conversation_group
 from router_core.records import Records
 
-__all__ = ["SHARE", "all_answers", "conversation_of", "records_of", "sided", "taus"]
+__all__ = ["SHARE", "all_answers", "conversation_of", "records_of", "section_of", "sided", "taus"]
 
 SHARE = 0.5
 """`LoopOptions.student_share`; groups are named so that the loop's cut by hash falls where the protocol's does."""
 
-_SIGNALS = ("own_confidence", "members_agree")
+_SECTION = 20
+"""Neighbouring sentences of a contract that stay together."""
+
+_SIGNALS = ("own_confidence", "members_agree", "template_matched")
 
 
 def sided(group: str, named: Callable[[str], str], *, student: bool) -> str:
@@ -33,12 +36,19 @@ def sided(group: str, named: Callable[[str], str], *, student: bool) -> str:
 
 def conversation_of(item: Item) -> str:
     """Conversation that a stream query is logged under: its document, dialogue or company, on the student's side."""
-    return sided(f"{item.task} {item.group}", lambda name: f"conversation {hash_of(name)}", student=True)
+    return sided(f"{item.task} {item.group}", conversation_group, student=True)
+
+
+def section_of(item: Item) -> str:
+    """Group of a router query, by which the fit makes its folds: legal_risk's four companies are cut into sections."""
+    if item.task != "legal_risk":
+        return item.group
+    return f"{item.group} {int(item.query_id.rpartition('-')[2]) // _SECTION}"
 
 
 def all_answers() -> dict[str, dict[str, Answers]]:
     """By task and tier what the real tiers said."""
-    return {task: {tier: answers(task, tier) for tier in TIERS[:-1]} for task in TASKS}
+    return {task: {tier: answers(task, tier) for tier in tiers_of(task)[:-1]} for task in TASKS}
 
 
 def taus(known: Mapping[str, Mapping[str, Answers]]) -> dict[str, float]:
@@ -53,15 +63,18 @@ def taus(known: Mapping[str, Mapping[str, Answers]]) -> dict[str, float]:
     return found
 
 
-def records_of(items: Sequence[Item], known: Mapping[str, Mapping[str, Answers]], tau: Mapping[str, float]) -> Records:
+def records_of(
+    items: Sequence[Item], known: Mapping[str, Mapping[str, Answers]], tau: Mapping[str, float],
+    tiers: Sequence[str] = TIERS,
+) -> Records:  # fmt: skip
     """Records of some queries under nominal prices; those of the router's part are train."""
     of: dict[str, Grade] = grades(tau)
-    quality = np.ones((len(items), len(TIERS)))
+    quality = np.ones((len(items), len(tiers)))
     signals = {name: np.full(quality.shape, np.nan) for name in _SIGNALS}
     response, written = [], np.zeros(quality.shape)
     for i, item in enumerate(items):
         row = []
-        for k, tier in enumerate(TIERS):
+        for k, tier in enumerate(tiers):
             text, told = (item.gold, {}) if tier == REFERENCE else known[item.task][tier].said[item.query_id]
             row.append(text)
             written[i, k] = tokens(text)
@@ -71,23 +84,23 @@ def records_of(items: Sequence[Item], known: Mapping[str, Mapping[str, Answers]]
                     values[i, k] = told.get(name, np.nan)
         response.append(row)
     prompts = [item.prompt for item in items]
-    read = np.repeat([[float(tokens(prompt))] for prompt in prompts], len(TIERS), axis=1)
+    read = np.repeat([[float(tokens(prompt))] for prompt in prompts], len(tiers), axis=1)
     return Records(
         query_id=[item.query_id for item in items],
         prompt=prompts,
         task=[item.task for item in items],
         subtask=[""] * len(items),
         group=[
-            sided(f"{i.task} {i.group}", str, student=False) if i.split == "train" else "" for i in items
+            sided(f"{i.task} {section_of(i)}", str, student=False) if i.split == "train" else "" for i in items
         ],
         split=[item.split for item in items],
-        models=TIERS,
+        models=tuple(tiers),
         quality=quality,
-        cost=nominal_usd(prompts),
+        cost=nominal_usd(prompts)[:, [TIERS.index(tier) for tier in tiers]],
         response=response,
         prompt_tokens=read,
         completion_tokens=written,
-        signals=signals,
+        signals={name: values for name, values in signals.items() if np.isfinite(values).any()},
         cost_basis="nominal",
         source="six tasks",
     )  # fmt: skip

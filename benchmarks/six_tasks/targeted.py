@@ -1,40 +1,37 @@
-"""Targeted against untargeted distillation of T1 at equal examples and prompt tokens, five seeds, structured tasks."""
+"""Targeted against untargeted distillation of T2 at equal examples and prompt tokens, five seeds."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
-from closed_loop import test_of
+from closed_loop import Known, Stage, test_of
 from data import Item, calib_folds, rounds_of
 from numpy.typing import NDArray
 from prices import tokens
-from protocol import ALPHA, BOOTSTRAP, NOMINAL, REFERENCE, SEEDS, STRUCTURED
-from recipes import KIND, T1
+from protocol import ALPHA, BOOTSTRAP, NOMINAL, REFERENCE, SEEDS, TAUGHT, WIDE_TASKS
+from recipes import MAX_TOKENS, WIDE
 from scoring import raw_score
-from tiers import WORK, Answers, items_of, learners, pair_of, start_student, vectors_of
-from traffic import Sources, serve, sources_of
+from tiers import WORK, items_of, learners, start_t2, t2_learners, vectors_of
+from traffic import Said, serve, sources_of
+from wide import Rows
 
 from exporters.clusters import ClusterOptions, Failure, find_clusters
-from exporters.students import distil
-from exporters.students.heads import Targets, fit_head
+from router_core.bundle import Bundle
 from router_core.own_confidence import log_softmax
 from router_core.router import Router
-from router_core.student import make_student
+from router_core.text_tokens import TextTokens
 
-__all__ = ["ARMS", "compared", "picks", "two_tier", "untargeted_t1"]
+__all__ = ["ARMS", "compared", "picks", "taught_by_clusters", "two_tier"]
 
 ARMS = ("targeted", "untargeted")
 _WORST, _MOST = 5, 0.25
-"""Clusters that are taught, as in the loop, and the share of the stream that both arms may teach at most."""
-
-Say = Callable[[Sequence[Item]], list[tuple[str, float]]]
+"""Clusters that are taught, and the share of the stream that both arms may teach at most."""
 
 
 def picks(
@@ -49,7 +46,7 @@ def picks(
     escalated
         Ids of those the reference tier answered.
     gap
-        By id how far T1 falls short, of those escalated.
+        By id how far T2 falls short, of those escalated.
     embed
         The router's hidden vector of a text.
     seed
@@ -90,7 +87,7 @@ def _within(items: Sequence[Item], limit: int) -> int:
 def two_tier(
     sure: NDArray[np.float64], held_right: NDArray[np.bool_], held_sure: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Which answers a cascade T1, reference accepts by T1's confidence.
+    """Which answers a cascade T2, reference accepts by T2's confidence.
 
     The threshold is the lowest at which joint risk on the held-out rows is ALPHA at most; ties count whole.
     """
@@ -100,57 +97,117 @@ def two_tier(
     return np.asarray(sure >= levels[safe[-1]]) if len(safe) else np.zeros(len(sure), bool)
 
 
-def compared(known: Mapping[str, Mapping[str, Answers]], router: Router) -> dict[str, Any]:
-    """Both arms on every structured task; kept task by task."""
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """All texts of a task, read once, and T2 learned from some of them.
+
+    Attributes
+    ----------
+    name, labels
+        Of the task.
+    place
+        Row of a query by its id.
+    rows
+        What T2 starts from, stream, router part, first fold and test.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    place: Mapping[str, int]
+    rows: Rows
+
+    @classmethod
+    def of(cls, name: str) -> _Task:
+        learned, stream = t2_learners(name), [item for part in rounds_of(items_of(name)) for item in part]
+        items = [*learned, *stream, *learners(name, "router"), *calib_folds(items_of(name))[0], *test_of(name)]
+        labels = tuple(sorted({item.gold for item in (*learned, *stream)}))
+        wanted = np.array([labels.index(item.gold) if item.gold in labels else -1 for item in items])
+        reader = TextTokens(start_t2(name).weights["tokenizer.json"], MAX_TOKENS[name])
+        ids = [reader.ids(item.prompt) for item in items]
+        pieces = WIDE[name].pieces(ids, reader.largest_id + 1)
+        place = {item.query_id: row for row, item in enumerate(items)}
+        return cls(name, labels, place, Rows.of(pieces, vectors_of(name, items), wanted))
+
+    def taught(self, examples: Sequence[Item], seed: int) -> Callable[[Sequence[Item]], list[tuple[str, float]]]:
+        """T2 that learned what it started from and the examples: label and confidence of queries."""
+        some = self._at([*t2_learners(self.name), *examples])
+        model = WIDE[self.name].fitted(some, len(self.labels), seed)
+        sure = start_t2(self.name).spec.calibration.confidence
+
+        def say(items: Sequence[Item]) -> list[tuple[str, float]]:
+            log_p = log_softmax(model.logits(self._at(items)))
+            best = log_p.argmax(axis=1).tolist()
+            return [(self.labels[j], sure(float(np.exp(log_p[i, j])))) for i, j in enumerate(best)]
+
+        return say
+
+    def _at(self, items: Sequence[Item]) -> Rows:
+        return self.rows.at(np.array([self.place[item.query_id] for item in items]))
+
+
+_task_of = cache(_Task.of)
+Starts = Mapping[str, tuple[Stage, Bundle]]
+
+
+def compared(starts: Starts, known: Known) -> dict[str, Any]:
+    """Both arms on every task with a wide T2; kept task by task.
+
+    Parameters
+    ----------
+    starts
+        By task the stage and the bundle of the start.
+    known
+        What the other tiers answer.
+    """
     found = {}
-    for task in STRUCTURED:
+    for task in WIDE_TASKS:
         path = WORK / "targeted" / f"{task}.json"
         if not path.exists():
-            told = _task(task, sources_of(known), router)
+            told = _compared(task, starts[task][1], known)
             path.parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_text(json.dumps(told))
+            path.write_text(json.dumps(told))
         found[task] = json.loads(path.read_text())
     return found
 
 
-def untargeted_t1(known: Mapping[str, Mapping[str, Answers]], router: Router) -> dict[str, dict[str, Answers]]:
-    """The answers with the untargeted arm's T1 of seed 0, for router, first fold's and test queries."""
-    found = {}
-    for task in STRUCTURED:
-        chosen, _ = picks(*_failed(task, sources_of(known), router), router.scorer.encoder.embed, 0)
-        say = _taught(task, chosen["untargeted"], 0)
-        items = [*learners(task, "router"), *calib_folds(items_of(task))[0], *test_of(task)]
-        said = {
-            item.query_id: (text, {"own_confidence": sure})
-            for item, (text, sure) in zip(items, say(items), strict=True)
-        }
-        found[task] = {**known[task], "t1": replace(known[task]["t1"], said=said)}
-    return found
+def taught_by_clusters(task: str, start: Bundle, known: Known) -> Said:
+    """What T2 says that the targeted arm of seed 0 taught, of router part, first fold and test."""
+    made = _task_of(task)
+    chosen, _ = picks(*_failed(made, start, known), 0)
+    items = [*learners(task, "router"), *calib_folds(items_of(task))[0], *test_of(task)]
+    said = made.taught(chosen["targeted"], 0)(items)
+    return {item.query_id: (text, {"own_confidence": sure}) for item, (text, sure) in zip(items, said, strict=True)}
 
 
-def _failed(task: str, sources: Sources, router: Router) -> tuple[list[Item], list[str], dict[str, float]]:
-    """The first two thirds of the stream, what of it the reference answered, and how far T1 fell short there."""
-    grade, parts = raw_score[task], rounds_of(items_of(task))
+def _failed(
+    made: _Task, start: Bundle, known: Known
+) -> tuple[list[Item], list[str], dict[str, float], Callable[[str], Any]]:
+    """The first two thirds of the stream, what of it the reference answered, and how far T2 fell short there."""
+    grade, parts, router = raw_score[made.name], rounds_of(items_of(made.name)), Router.from_bundle(start)
     stream = [item for part in parts[: len(parts) * 2 // 3] for item in part]
-    served = serve(router, stream, sources, grade)
+    said = {
+        item.query_id: (text, {"own_confidence": sure, "template_matched": 1.0})
+        for item, (text, sure) in zip(stream, made.taught([], 0)(stream), strict=True)
+    }
+    served = serve(router, stream, sources_of(known, {made.name: said}), grade)
     last = served.tried.shape[1] - 1
     failed = [item for item, tier in zip(stream, served.tier.tolist(), strict=True) if tier == last]
-    gap = {item.query_id: 1.0 - grade(sources[task]["t1"][item.query_id][0], item.gold) for item in failed}
-    return stream, list(gap), gap
+    gap = {item.query_id: 1.0 - grade(said[item.query_id][0], item.gold) for item in failed}
+    return stream, list(gap), gap, router.scorer.encoder.embed
 
 
-def _task(task: str, sources: Sources, router: Router) -> dict[str, Any]:
-    stream, escalated, gap = _failed(task, sources, router)
-    test, held = test_of(task), learners(task, "router")
-    start = _read(task, _start(task, sources), test, held)
+def _compared(task: str, start: Bundle, known: Known) -> dict[str, Any]:
+    made, test, held = _task_of(task), test_of(task), learners(task, "router")
+    stream, escalated, gap, embed = _failed(made, start, known)
+    before = _read(made, made.taught([], 0), test, held)
     right: dict[str, list[Any]] = {arm: [] for arm in ARMS}
     kept: dict[str, list[Any]] = {arm: [] for arm in ARMS}
     notes = []
     for seed in SEEDS:
-        chosen, told = picks(stream, escalated, gap, router.scorer.encoder.embed, seed)
+        chosen, told = picks(stream, escalated, gap, embed, seed)
         notes.append(told)
         for arm in ARMS:
-            one = _read(task, _taught(task, chosen[arm], seed), test, held)
+            one = _read(made, made.taught(chosen[arm], seed), test, held)
             right[arm].append(one[0])
             kept[arm].append(one[1])
     mean = {arm: (np.mean(right[arm], axis=0), 1 - np.mean(kept[arm], axis=0)) for arm in ARMS}
@@ -158,7 +215,7 @@ def _task(task: str, sources: Sources, router: Router) -> dict[str, Any]:
         "stream": len(stream),
         "escalated": len(escalated),
         "picks": notes,
-        "start": {"accuracy": float(start[0].mean()), "cost_ratio": _cost(1 - start[1].astype(float))},
+        "start": {"accuracy": float(before[0].mean()), "cost_ratio": _cost(1 - before[1].astype(float))},
         **{
             arm: {
                 "accuracy": float(mean[arm][0].mean()),
@@ -173,7 +230,7 @@ def _task(task: str, sources: Sources, router: Router) -> dict[str, Any]:
 
 
 def _cost(escalates: NDArray[np.float64]) -> float:
-    return float(np.mean(escalates) + NOMINAL["t1"] / NOMINAL[REFERENCE])
+    return float(np.mean(escalates) + NOMINAL[TAUGHT] / NOMINAL[REFERENCE])
 
 
 def _paired(difference: NDArray[np.float64]) -> list[float]:
@@ -183,8 +240,8 @@ def _paired(difference: NDArray[np.float64]) -> list[float]:
     return [float(difference.mean()), *(float(value) for value in np.quantile(means, [0.025, 0.975]))]
 
 
-def _read(task: str, say: Say, test: Sequence[Item], held: Sequence[Item]) -> tuple[Any, Any]:
-    grade, told = raw_score[task], {}
+def _read(made: _Task, say: Any, test: Sequence[Item], held: Sequence[Item]) -> tuple[Any, Any]:
+    grade, told = raw_score[made.name], {}
     for name, items in (("test", test), ("held", held)):
         said = say(items)
         told[name] = (
@@ -192,36 +249,3 @@ def _read(task: str, say: Say, test: Sequence[Item], held: Sequence[Item]) -> tu
             np.array([sure for _, sure in said]),
         )
     return told["test"][0], two_tier(told["test"][1], *told["held"])
-
-
-def _start(task: str, sources: Sources) -> Say:
-    said = sources[task]["t1"]
-    return lambda items: [(said[i.query_id][0], said[i.query_id][1]["own_confidence"]) for i in items]
-
-
-def _taught(task: str, examples: Sequence[Item], seed: int) -> Say:
-    """T1 trained on *seed* and the examples, as long as T1 at the start was."""
-    items = [*learners(task, "seed"), *examples]
-    if task == "finance_ner":
-        student = make_student(distil(KIND[task], [pair_of(i) for i in items], T1[task], tier="t1", seed=seed))
-
-        def tag(some: Sequence[Item]) -> list[tuple[str, float]]:
-            found = student.answer_many([i.prompt for i in some])
-            return [(one.text, one.signals["own_confidence"]) for one in found]
-
-        return tag
-    labels = sorted({i.gold for i in items})
-    hard = np.eye(len(labels), dtype=np.float32)[np.searchsorted(np.asarray(labels), [i.gold for i in items])]
-    targets = Targets(hard, np.zeros_like(hard), np.ones(len(hard), np.float32))
-    passes = int(start_student(task).metrics["epochs"])
-    head = fit_head(vectors_of(task, items), targets, passes, T1[task], seed=seed).head
-    return partial(_labelled, task, head, labels)
-
-
-def _labelled(task: str, head: Any, labels: Sequence[str], items: Sequence[Item]) -> list[tuple[str, float]]:
-    import torch
-
-    with torch.no_grad():
-        logits = head(torch.from_numpy(vectors_of(task, items))).numpy().astype(np.float64)
-    log_p = log_softmax(logits)
-    return [(labels[j], float(np.exp(log_p[i, j]))) for i, j in enumerate(log_p.argmax(axis=1).tolist())]

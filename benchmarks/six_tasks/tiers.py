@@ -1,6 +1,6 @@
-"""The real tiers, fitted once and asked once for every query; `work/` keeps what they said, so a run can be stopped.
+"""The real tiers, fitted once and asked once; `work/` keeps what they said, so a run can be stopped.
 
-`answers(task, tier)` is the cached step: what a tier says of every query of a task, its signals, and CPU seconds and
+`answers(task, tier)` is the cached step: what a tier says of the queries of a task, its signals, and CPU seconds and
 wall time of single answers measured one at a time.
 """
 
@@ -10,37 +10,47 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from blend import Blend, Said
-from data import Item, read_task
+from data import Item, clear_of_held, read_task
 from numpy.typing import NDArray
-from protocol import GENERATION, STRUCTURED
-from recipes import KIND, MAX_TOKENS, MEMBERS, SECOND, T1, TUNED
-from writers import Extracts, Leads, Replies
+from protocol import GENERATION
+from recipes import KIND, MAX_TOKENS, T1, T2, WIDE
+from writers import Extracts, Leads, Replies, Said
 
-from exporters.students import EncoderOptions, Pair, distil
+from exporters.students import Pair, distil
 from router_core.checkpoint import Checkpoint
-from router_core.own_confidence import log_softmax
 from router_core.student import Student, make_student
-from router_core.tagger import Tagger, entities, first_tokens, word_shape
 
-__all__ = ["WORK", "Answers", "answers", "items_of", "pair_of", "start_student", "vectors_of"]
+__all__ = [
+    "WORK",
+    "Answers",
+    "answers",
+    "items_of",
+    "kept",
+    "learners",
+    "maker_of",
+    "pair_of",
+    "start_student",
+    "start_t2",
+    "t2_learners",
+    "vectors_of",
+]
 
 WORK = Path(__file__).resolve().parent / "work"
 TIMED = 200
 """Queries on which one answer at a time is measured."""
 
-Floats = NDArray[np.float64]
+_LEARNED = ("seed", "tiers")
 Asked = Callable[[Sequence[Item]], Said]
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What one tier says of every query of a task.
+    """What one tier says of the queries of a task.
 
     Attributes
     ----------
@@ -87,17 +97,32 @@ def start_student(task: str) -> Checkpoint:
     )
 
 
-def tuned(task: str, name: str, options: EncoderOptions, seed: int) -> Student:
-    """A fine-tuned student of *seed* and *tiers*."""
-    pairs = [pair_of(i) for i in learners(task, "seed", "tiers")]
-    return make_student(kept(WORK / name / task, lambda: distil(KIND[task], pairs, options, tier="t3", seed=seed)))
+def t2_learners(task: str) -> list[Item]:
+    """What T2 starts from: *seed* and *tiers*, near-duplicates of calib and test left out."""
+    held = [item for item in items_of(task) if item.part == "router" or item.split != "train"]
+    return clear_of_held(learners(task, "seed", "tiers"), held)
+
+
+def start_t2(task: str) -> Checkpoint:
+    """T2 at the start."""
+    pairs = [pair_of(item) for item in t2_learners(task)]
+    return kept(WORK / "t2" / task, lambda: maker_of(task)(KIND[task], pairs, T2[task], tier="t2", seed=0))
+
+
+def maker_of(task: str) -> Callable[..., Checkpoint]:
+    """What makes T2's students, at the start and in the rounds."""
+    if task not in WIDE:
+        return distil
+    items = [item for item in items_of(task) if item.split == "train"]
+    vectors = dict(zip([item.prompt for item in items], vectors_of(task, items), strict=True))
+    return partial(WIDE[task].distil, vectors=vectors)
 
 
 def answers(task: str, tier: str) -> Answers:
-    """What a tier says of every query of a task; asked once."""
+    """What a tier says of the queries of a task; asked once."""
     path = WORK / "answers" / f"{task}.{tier}.json"
     if not path.exists():
-        items = items_of(task)
+        items = _asked(task, tier)
         ask, one = _tier(task, tier)
         said = ask(items)
         some = [items[i] for i in np.random.default_rng(0).permutation(len(items))[:TIMED].tolist()]
@@ -119,9 +144,16 @@ def answers(task: str, tier: str) -> Answers:
         beside.replace(path)
     told = json.loads(path.read_text())
     # A signal counts only if nearly all answers of a tier have it; one reader agrees with itself.
-    alone = {} if tier == "t1" else {"members_agree": 1.0}
+    alone = {"members_agree": 1.0} if task in GENERATION and tier != "t1" else {}
     said = {query: (text, {**alone, **signals}) for query, (text, signals) in told["said"].items()}
     return Answers(said, tuple(told["cpu_s"]), tuple(told["wall_ms"]))
+
+
+def _asked(task: str, tier: str) -> Sequence[Item]:
+    """T1 of a structured task answers what no tier learned from; the loop asks T2, here it is measured on test."""
+    if task in GENERATION:
+        return items_of(task)
+    return [item for item in items_of(task) if item.split == "test" or (tier == "t1" and item.part not in _LEARNED)]
 
 
 def vectors_of(task: str, items: Sequence[Item]) -> NDArray[np.float32]:
@@ -166,71 +198,16 @@ def _reader(task: str) -> Callable[[Sequence[str]], NDArray[np.float32]]:
 
 
 def _tier(task: str, tier: str) -> tuple[Asked, Callable[[Item], Any]]:
-    """How a tier answers many queries from what is kept, and how it answers one from its text alone."""
-    if task in STRUCTURED and tier == "t1":
-        student = make_student(start_student(task))
-        return lambda items: _told(student, items), lambda item: student.answer(item.prompt)
-    if task == "finance_ner":
-        return _taggers(tier)
+    """How a tier answers many queries, and how it answers one from its text alone."""
     if task in GENERATION:
         return _writer(task, tier)
-    items = learners(task, "seed", "tiers")
-    blend = Blend([i.prompt for i in items], vectors_of(task, items), [i.gold for i in items], MEMBERS[task, tier])
-    second = tuned(task, "tuned", TUNED[task], 0) if tier == "t3" and task in TUNED else None
-
-    def ask(items: Sequence[Item], vectors: NDArray[np.float32] | None = None) -> Said:
-        seen = vectors_of(task, items) if vectors is None else vectors
-        more = [] if second is None else [_log_p(second, [i.prompt for i in items], blend.labels)]
-        return blend.answer([i.prompt for i in items], seen, more)
-
-    read = _reader(task)
-    return ask, lambda item: ask([item], read([item.prompt]))
+    student = make_student(start_student(task) if tier == "t1" else start_t2(task))
+    return lambda items: _told(student, items), lambda item: student.answer(item.prompt)
 
 
 def _told(student: Student, items: Sequence[Item]) -> Said:
     found = student.answer_many([item.prompt for item in items])
     return [(one.text, {"own_confidence": one.signals["own_confidence"]}) for one in found]
-
-
-def _log_p(student: Any, texts: Sequence[str], labels: Sequence[str]) -> Floats:
-    """Log-probabilities [n, L] of a student's labels in another order; a label it never saw gets a small one."""
-    at = [student.labels.index(label) if label in student.labels else -1 for label in labels]
-    found = np.stack([log_softmax(student.run(student.tokens.ids(text))) for text in texts])
-    return np.where(np.array(at) >= 0, found[:, at], np.minimum(found.min(axis=1, keepdims=True), np.log(1e-4)))
-
-
-def _taggers(tier: str) -> tuple[Asked, Callable[[Item], Any]]:
-    """finance_ner: T2 is one fine-tuned tagger, T3 two, their log-probabilities of every word's tag added up."""
-    first = tuned("finance_ner", "tuned", TUNED["finance_ner"], 0)
-    if tier == "t2":
-        return lambda items: _told(first, items), lambda item: first.answer(item.prompt)
-    both = [first, tuned("finance_ner", "second", SECOND, 1)]
-
-    def one(item: Item) -> tuple[str, dict[str, float]]:
-        words = item.prompt.split()
-        parts = [_word_log_p(student, words) for student in both]
-        total = log_softmax(parts[0] + parts[1])
-        tags = ["O"] * len(words)
-        for w, best in enumerate(total.argmax(axis=-1).tolist()):
-            tags[w] = both[0].labels[best]  # type: ignore[attr-defined]
-        text = json.dumps(entities(words, tags), ensure_ascii=False)
-        alike = [float((part.argmax(-1) == total.argmax(-1)).all()) for part in parts]
-        return text, {"own_confidence": float(np.exp(total.max(-1).sum())), "members_agree": float(np.mean(alike))}
-
-    return lambda items: [one(item) for item in items], one
-
-
-def _word_log_p(student: Student, words: list[str]) -> Floats:
-    """Log-probability [words, L] of every word's tag; a word past the student's reach is outside."""
-    assert isinstance(student, Tagger)
-    ids, of = student.tokens.of_words(words)
-    shapes = np.array([word_shape(words[i]) if i >= 0 else 0 for i in of.tolist()], dtype=np.int64)
-    log_p = log_softmax(student.run(ids, word_shape=shapes))
-    at = first_tokens(of, len(words))
-    found = np.full((len(words), len(student.labels)), -10.0)
-    found[:, student.labels.index("O")] = 0.0
-    found[at >= 0] = log_p[at[at >= 0]]
-    return found
 
 
 def _writer(task: str, tier: str) -> tuple[Asked, Callable[[Item], Any]]:

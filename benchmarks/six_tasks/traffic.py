@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from data import Item
 from prices import nominal_usd, tokens
-from protocol import NOMINAL, REFERENCE, TIERS
+from protocol import NOMINAL, REFERENCE, TAUGHT, TIERS
 from scoring import Grade
 from served import Served
 from sheet import conversation_of
@@ -28,11 +28,11 @@ Sources = Mapping[str, Mapping[str, Said]]
 """By task and real tier what it answers."""
 
 
-def sources_of(known: Mapping[str, Mapping[str, Answers]], t1: Mapping[str, Said] | None = None) -> Sources:
-    """What tiers answer, T1's replaced by those of other students where given."""
+def sources_of(known: Mapping[str, Mapping[str, Answers]], taught: Mapping[str, Said] | None = None) -> Sources:
+    """What tiers answer, the taught tier's replaced by those of other students where given."""
     found: dict[str, dict[str, Said]] = {task: {k: told.said for k, told in of.items()} for task, of in known.items()}
-    for task, said in (t1 or {}).items():
-        found[task] = {**found[task], "t1": said}
+    for task, said in (taught or {}).items():
+        found[task] = {**found[task], TAUGHT: said}
     return found
 
 
@@ -58,7 +58,7 @@ def serve(
 
         return answer
 
-    cascade = Cascade(router, {tier: call(tier) for tier in TIERS}, policy=policy)
+    cascade = Cascade(router, {tier: call(tier) for tier in router.portfolio.names}, policy=policy)
     tier, tried, quality = [], np.zeros((len(items), len(TIERS)), bool), []
     for row, item in enumerate(items):
         asked.clear()

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from blend import Said
 from numpy.typing import NDArray
 
 from router_core.metrics import rouge_l, token_f1
 
-__all__ = ["Extracts", "Leads", "Replies", "last_turn"]
+__all__ = ["Extracts", "Leads", "Replies", "Said", "last_turn"]
+
+Said = list[tuple[str, dict[str, float]]]
+"""Answers with their signals."""
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _MOST_WORDS = 45

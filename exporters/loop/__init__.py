@@ -1,5 +1,6 @@
 """The closed loop: what the cheap tier fails at becomes what it learns, and nothing unproven is promoted."""
 
+from exporters.loop.fresh import FreshAudits
 from exporters.loop.gate import CHECKS, Measurements, Verdict, judge
 from exporters.loop.options import Limits, LoopOptions, TaskPlan
 from exporters.loop.reporting import RoundReport
@@ -8,6 +9,7 @@ from exporters.loop.starting import start
 
 __all__ = [
     "CHECKS",
+    "FreshAudits",
     "Limits",
     "LoopOptions",
     "Measurements",

@@ -1,40 +1,24 @@
-"""Small files of the loop: written beside, synced, renamed; hashed when another step builds on them."""
+"""Small files of the loop: written whole or not at all, and hashed when another step builds on them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from router_core.arrays import dump_json
+from router_core.durable import write_file, writing
 from router_core.errors import InputError
 
-__all__ = ["hashes_of", "read_json", "read_lines", "sync_tree", "write_bytes", "write_json", "write_lines"]
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-    _sync(path.parent)
+__all__ = ["hashes_of", "read_json", "read_lines", "write_json", "write_lines"]
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all."""
-    write_bytes(path, dump_json(value))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, dump_json(value))
 
 
 def read_json(path: Path) -> Any:
@@ -52,13 +36,11 @@ def read_json(path: Path) -> Any:
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines, one at a time."""
+    """Write JSON lines, one at a time, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    with writing(path) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+            file.write(json.dumps(row, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode() + b"\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -86,22 +68,3 @@ def hashes_of(folder: Path) -> dict[str, str]:
             with path.open("rb") as file:
                 found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
-
-
-def sync_tree(folder: Path) -> None:
-    """Make everything in a folder last."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        else:
-            _sync(path)
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,19 +11,22 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from exporters.fence import NO_KEYS, Keys, item_keys
+from exporters.loop.corrections import corrected_routes, correction_of, settle_corrections
 from exporters.loop.folds import is_student_part
+from exporters.loop.logged_rows import LoggedRows
 from exporters.loop.near import near_records
+from router_core.bad import is_bad
 from router_core.errors import InputError
 from router_core.grades import Grading, grade, grader
 from router_core.groups import hash_key
 from router_core.keys import hash_keys
-from router_core.ledger.reader import LedgerReader, LoggedAttempt, LoggedRoute, Moment
-from router_core.ledger.rows import key_of
+from router_core.ledger.reader import LedgerReader, LoggedAttempt, LoggedRoute, Moment, seconds
 from router_core.records import Records
 from router_core.splits import Prepared
 from router_core.student import Student
@@ -83,6 +86,8 @@ class Fence:
     groups
         Groups of the records as `prepared` names them, by their own name and by that of the ledger, which keeps the
         hash of a conversation.
+    answers
+        What the current students were taught, by task and key of the text.
     """
 
     prepared: Prepared
@@ -91,9 +96,11 @@ class Fence:
     student_share: float
     test: Keys = field(default_factory=lambda: NO_KEYS)
     groups: Mapping[str, str] = field(default_factory=dict)
+    answers: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
-    def why_not(self, query_id: str, group: str, prompt: str, row: int | None) -> str:
-        """Why a query may not be taught; empty where it may."""
+    def why_not(self, one: Found, correction: str | None = None) -> str:
+        """Why a query may not be taught; empty where it may. A correction of what was taught may."""
+        query_id, group, prompt, row = one.query_id, one.group, one.prompt, one.row
         keys = hash_keys(item_keys(query_id, group, prompt))
         if np.isin(keys, self.calib).any():
             return "calibration queries"
@@ -101,7 +108,9 @@ class Fence:
             return f"{self.prepared.records.split[row]} queries"
         if np.isin(keys, self.test).any():
             return "test queries"
-        if np.isin(keys, self.taught).any():
+        said = None if correction is None else correction.strip()
+        same = said is None or self.answers.get((one.task, hash_key(prompt)), said) == said
+        if same and np.isin(keys, self.taught).any():
             return "taught before"
         return "" if is_student_part(group, self.student_share) else "of the router's part"
 
@@ -155,9 +164,19 @@ def harvest_failures(
         When the ledger cannot be read, or neither it nor the records hold the texts of what it logged.
     """
     records, known = fence.prepared.records, set(tasks)
-    rows = _Rows(records)
+    rows = LoggedRows(records)
     heaps: dict[str, list[tuple[int, int, Found]]] = defaultdict(list)
-    routes = LedgerReader(ledger).routes(since, until, learnable=not everything, served_by=dearer)
+    reader = LedgerReader(ledger)
+    first, last = seconds(since), seconds(until)
+
+    def read_before(route: LoggedRoute) -> bool:
+        within = (first is None or route.at >= first) and (last is None or route.at < last)
+        return within and (everything or route.audited or route.escalated or route.tier in dearer)
+
+    routes = chain(
+        reader.routes(since, until, learnable=not everything, served_by=dearer),
+        (route for route in corrected_routes(reader, since, until) if not read_before(route)),
+    )
     kept = 0
     for number, route in enumerate(routes):
         task = route.task or "default"
@@ -172,7 +191,7 @@ def harvest_failures(
             left_out["without their text"] += 1
             continue
         one = _found(route, task, fence, rows, row, recorded=recorded)
-        if why := fence.why_not(one.query_id, one.group, one.prompt, row):
+        if why := fence.why_not(one, correction_of(route)):
             left_out[why] += 1
             continue
         kept += 1
@@ -188,6 +207,7 @@ def harvest_failures(
             "store_text=True, or give the records whose queries were logged"
         )
     found = [one for _, heap in sorted(heaps.items()) for _, _, one in sorted(heap, key=lambda item: item[1])]
+    found = settle_corrections(found, corrected_routes(reader, since, until), rows.text_of, left_out)
     return _without_near_duplicates(found, fence, left_out)
 
 
@@ -214,34 +234,12 @@ def gaps(
     return told
 
 
-class _Rows:
-    """Which row of the records a route is of: the one with its text in its task."""
-
-    def __init__(self, records: Records) -> None:
-        self._tasks, self._keys = records.task, [key_of(prompt) for prompt in records.prompt]
-        self._by_id = {query: i for i, query in enumerate(records.query_id)}
-        self._by_key = {(task, key): i for i, (task, key) in enumerate(zip(self._tasks, self._keys, strict=True))}
-
-    def of(self, route: LoggedRoute, task: str) -> int | None:
-        """The row; an id counts only where task and text agree with it, or the text was never known."""
-        row = self._by_id.get(route.id)
-        if row is not None and self._tasks[row] == task and route.key in (None, self._keys[row]):
-            return row
-        return self._by_key.get((task, route.key or ""))
-
-    def own_id(self, route: str) -> str:
-        """Id of a route that is none of the records: no other row's."""
-        while route in self._by_id:
-            route = f"route {route}"
-        return route
-
-
-def _found(route: LoggedRoute, task: str, fence: Fence, rows: _Rows, row: int | None, *, recorded: bool) -> Found:
+def _found(route: LoggedRoute, task: str, fence: Fence, rows: LoggedRows, row: int | None, *, recorded: bool) -> Found:
     records = fence.prepared.records
-    told = [item.text for item in route.feedback if item.kind in ("label", "correction") and item.text]
+    told = correction_of(route)
     reference = _reference(route)
-    if told:
-        answer, usd = str(told[-1]), 0.0
+    if told is not None:
+        answer, usd = told, 0.0
     elif reference is not None:
         answer, usd = str(reference.answer), float(reference.cost_usd or 0.0)
     elif recorded and row is not None and records.response[row][-1] is not None:
@@ -258,18 +256,18 @@ def _found(route: LoggedRoute, task: str, fence: Fence, rows: _Rows, row: int | 
 
 
 def _reference(route: LoggedRoute) -> LoggedAttempt | None:
-    found = [one for one in route.attempts if one.tier == route.reference and one.answer is not None]
+    found = [one for one in route.attempts if one.tier == route.reference and one.whole]
     return found[-1] if found else None
 
 
 def _bad(route: LoggedRoute, tolerance: float) -> bool:
     """Whether an audit or a user found the served answer bad."""
     grades = [told.value for told in route.feedback if told.kind == "audit" and told.value is not None]
-    if grades and 1.0 - grades[-1] > tolerance:
+    if grades and is_bad(1.0, grades[-1], tolerance):
         return True
-    served = [one.answer for one in route.attempts if one.tier == route.tier and not one.audit]
-    right = [told.text for told in route.feedback if told.kind in ("label", "correction") and told.text]
-    return bool(right) and bool(served) and served[-1] is not None and served[-1] != right[-1]
+    served = [one.answer for one in route.attempts if one.tier == route.tier and not one.audit and one.whole]
+    right = correction_of(route)
+    return right is not None and bool(served) and served[-1] is not None and served[-1] != right
 
 
 def _without_near_duplicates(found: list[Found], fence: Fence, left_out: Counter[str]) -> list[Found]:

@@ -7,6 +7,7 @@ process was killed. What is taken over from an earlier process is verified first
 
 from __future__ import annotations
 
+import errno
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from exporters.loop.files import hashes_of, read_json, sync_tree, write_json
+from exporters.loop.files import hashes_of, read_json, write_json
+from router_core.durable import rename_folder, sync_tree
 from router_core.errors import InputError
 
 __all__ = ["JOURNAL", "Journal", "locked"]
@@ -66,8 +68,8 @@ class Journal:
         return found
 
     def discard(self) -> None:
-        """Remove the round, unless a step is done."""
-        if not self.steps:
+        """Remove the round, unless more than its fold is done."""
+        if not set(self.steps) - {"fold"}:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, step: str, work: Callable[[Path], Mapping[str, Any] | None]) -> dict[str, Any]:
@@ -89,7 +91,7 @@ class Journal:
         Raises
         ------
         InputError
-            When files of a complete step were changed.
+            When files of a complete step were changed, or the disk is full.
         """
         place = self.path(step)
         if self.done(step):
@@ -102,18 +104,32 @@ class Journal:
                 shutil.rmtree(leftover)
         staging.mkdir(parents=True)
         began, busy = time.perf_counter(), time.process_time()
-        told = dict(work(staging) or {})
-        sync_tree(staging)
-        staging.rename(place)
-        self.steps[step] = {
-            "files": hashes_of(place),
-            "told": told,
-            "seconds": round(time.perf_counter() - began, 3),
-            "cpu_seconds": round(time.process_time() - busy, 3),
-            "usd": float(told.get("usd", 0.0)),
-        }
-        self._save()
+        with self._roomy():
+            told = dict(work(staging) or {})
+            sync_tree(staging)
+            rename_folder(staging, place)
+            self.steps[step] = {
+                "files": hashes_of(place),
+                "told": told,
+                "seconds": round(time.perf_counter() - began, 3),
+                "cpu_seconds": round(time.process_time() - busy, 3),
+                "usd": float(told.get("usd", 0.0)),
+            }
+            self._save()
         return told
+
+    @contextmanager
+    def _roomy(self) -> Iterator[None]:
+        """Say of a full disk what is to be done."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(
+                f"{self.folder} cannot be written ({error.strerror}); what is done is kept and the old release serves: "
+                "make room and run it again"
+            ) from error
 
     def _verify(self, step: str, place: Path) -> None:
         wanted, found = self.steps[step]["files"], hashes_of(place) if place.is_dir() else {}

@@ -59,8 +59,12 @@ class Learning:
         options, work = self.options, self.work
 
         def step(folder: Path) -> dict[str, Any]:
+            answers = {
+                (task, hash_key(pair.prompt)): pair.answer for task, pairs in self.before.items() for pair in pairs
+            }
+            taught = pairs_keys(self.before)
             fence = Fence(
-                work.prepared, work.calib, pairs_keys(self.before), options.student_share, work.test, work.groups
+                work.prepared, work.calib, taught, options.student_share, work.test, work.groups, answers
             )  # fmt: skip
             found = harvest_failures(
                 ledger, fence, tasks=options.plans, since=self.journal.begun["since"],
@@ -114,8 +118,8 @@ class Learning:
             if ask is None:
                 asked = [one for one in asked if one.known is not None]
             taught = teach(
-                asked, ask or no_teacher, budget_usd=self.options.budget_usd,
-                worst_usd=lambda prompt: worst_price(self.options.portfolio, prompt),
+                asked, ask or no_teacher, budget_usd=max(0.0, self.options.budget_usd - self._fold_usd),
+                worst_usd=lambda prompt: worst_price(self.options.portfolio.reference, prompt),
                 journal=self.journal.folder / "teacher.jsonl", calib=work.calib, concurrency=self.options.concurrency,
                 progress=work.progress,
             )  # fmt: skip
@@ -177,7 +181,8 @@ class Learning:
             "teacher": self.options.portfolio.names[-1],
             "ledger": [self.journal.begun["since"], self.journal.begun["until"]],
         }  # fmt: skip
-        replay = self.before.get(task, [])
+        again = {hash_key(pair.prompt) for pair in new}
+        replay = [pair for pair in self.before.get(task, []) if hash_key(pair.prompt) not in again]
         kind = self.options.plans[task].kind
         same = parent if parent is not None and parent.spec.kind == kind else None
         try:
@@ -196,6 +201,11 @@ class Learning:
             for one in self.found
         )
         return find_clusters(failures, self.options.clusters, calib=self.work.calib, seed=self.options.seed)
+
+    @property
+    def _fold_usd(self) -> float:
+        """What was paid for answers that a fold of fresh audits lacked."""
+        return float(self.journal.steps["fold"]["usd"]) if self.journal.done("fold") else 0.0
 
     def _earlier(self) -> dict[str, str]:
         """Answers that earlier rounds got from the teacher, by task and key of the text."""

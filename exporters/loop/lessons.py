@@ -11,7 +11,7 @@ from exporters.students.data import Pair
 from exporters.students.teacher import Lesson, Question
 from router_core.errors import TierError
 from router_core.groups import hash_key
-from router_core.portfolio import Portfolio
+from router_core.portfolio import Tier
 from router_core.router import estimate_tokens
 
 __all__ = ["no_teacher", "pairs_of", "pick", "questions_of", "worst_price"]
@@ -86,9 +86,8 @@ def pairs_of(picked: Sequence[str], found: Sequence[Found], lessons: Mapping[str
     return made
 
 
-def worst_price(portfolio: Portfolio, prompt: str) -> float:
-    """Most that the reference tier's answer to a prompt is taken to cost, US dollars."""
-    tier = portfolio.reference
+def worst_price(tier: Tier, prompt: str) -> float:
+    """Most that a tier's answer to a prompt is taken to cost, US dollars."""
     return tier.price(estimate_tokens(prompt), tier.assumed_completion_tokens or _ASSUMED_TOKENS)
 
 

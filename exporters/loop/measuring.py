@@ -13,8 +13,9 @@ from router_core.arrays import load_json
 from router_core.bundle import Bundle
 from router_core.checkpoint import Checkpoint
 from router_core.errors import BundleError
+from router_core.fitting.certify import compared_rows
 from router_core.fitting.frozen import candidate_of
-from router_core.fitting.tables import views_of
+from router_core.fitting.tables import scope_rows
 from router_core.keys import ids_sha256
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.records import Records
@@ -86,11 +87,9 @@ def fold_sha256(bundle: Bundle, sheet: Records) -> tuple[dict[str, str], str]:
     records, scopes = prepared.records, candidate_of(bundle).scopes
     found = {}
     for view in scopes.views:
-        mine = views_of(records, scopes, view.scope, prepared.calib)
-        found[view.scope] = ids_sha256(
-            records.query_id[i] for i, one in zip(prepared.calib.tolist(), mine, strict=True) if one is not None
-        )
-    return found, ids_sha256(records.query_id[i] for i in prepared.calib.tolist())
+        mine = scope_rows(records, scopes, view.scope, prepared.calib)
+        found[view.scope] = ids_sha256(records.query_id[i] for i in mine.tolist())
+    return found, ids_sha256(records.query_id[i] for i in compared_rows(records, prepared.calib).tolist())
 
 
 def certified_candidate(bundle: Path) -> str:

@@ -11,7 +11,7 @@ from exporters.students.data import Pair
 from router_core.groups import hash_key, merge_near_duplicates
 from router_core.splits import Prepared
 
-__all__ = ["near_calib", "near_records"]
+__all__ = ["groups_of_new", "near_calib", "near_records"]
 
 _LEARNED = ("train", "tune")
 
@@ -33,17 +33,42 @@ def near_records(prepared: Prepared, texts: Sequence[tuple[str, str, str]], barr
     NDArray
         Shape [len(texts)].
     """
+    names = _names(prepared, texts)
+    held = {names[i] for i in barred}
+    return np.array([name in held for name in names[len(prepared.records) :]], dtype=bool)
+
+
+def groups_of_new(
+    prepared: Prepared, texts: Sequence[tuple[str, str, str]], pairs: Mapping[str, Sequence[Pair]]
+) -> list[str | None]:
+    """Group of each text; None where a record, or a pair that students learned from, stands in it.
+
+    Parameters
+    ----------
+    prepared
+        Records with their groups.
+    texts
+        Task, group key and text of each.
+    pairs
+        By task.
+    """
+    learned = [(task, pair.group, pair.prompt) for task, mine in pairs.items() for pair in mine]
+    names, first = _names(prepared, [*texts, *learned]), len(prepared.records)
+    known = {*names[:first], *names[first + len(texts) :]}
+    return [None if name in known else name for name in names[first : first + len(texts)]]
+
+
+def _names(prepared: Prepared, texts: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Groups of all records and then of these texts."""
     records = prepared.records
     # What many records share is template; what many of these texts share may be one popular query.
     template = np.array([split in _LEARNED for split in records.split] + [False] * len(texts), dtype=bool)
-    names = merge_near_duplicates(
+    return merge_near_duplicates(
         [*records.prompt, *(text for _, _, text in texts)],
         [*records.group, *(group or hash_key(text) for _, group, text in texts)],
         [*records.task, *(task for task, _, _ in texts)],
         template,
     )
-    held = {names[i] for i in barred}
-    return np.array([name in held for name in names[len(records) :]], dtype=bool)
 
 
 def near_calib(prepared: Prepared, pairs: Mapping[str, Sequence[Pair]]) -> list[str]:

@@ -79,7 +79,10 @@ class Proving:
     @cached_property
     def fold(self) -> list[int]:
         """Rows of the round's calib fold."""
-        return self.work.folds.rows(self.work.prepared.records, self.journal.begun["fold"])
+        records, fresh = self.work.prepared.records, set(self.work.fresh)
+        if fresh:
+            return [i for i, query in enumerate(records.query_id) if query in fresh]
+        return self.work.folds.rows(records, self.journal.begun["fold"])
 
     @cached_property
     def sheet(self) -> Records:

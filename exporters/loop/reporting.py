@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from exporters.clusters import Clusters
-from exporters.loop.files import read_json, write_bytes, write_json
+from exporters.loop.files import read_json, write_json
 from exporters.loop.gate import Verdict
 from exporters.loop.journal import Journal
 from exporters.loop.work import Work
 from exporters.showing import round_html
+from router_core.durable import write_file
 from router_core.release import Release
 
-__all__ = ["OUTCOMES", "RoundReport", "exhausted", "report_of"]
+__all__ = ["OUTCOMES", "RoundReport", "exhausted", "fold_line", "report_of"]
 
 OUTCOMES = ("promoted", "refused", "nothing to learn", "no fold left")
 
@@ -38,9 +38,9 @@ class RoundReport:
     reasons
         By check of the gate, what spoke against promotion.
     told
-        Everything, as in ``report.json``: ``harvest``, ``clusters``, ``picked``, ``teach``, ``students``, ``gate``,
-        ``comparison`` on the fold, ``test`` (before and after on the test split), ``steps`` (seconds, CPU seconds and
-        US dollars of each).
+        Everything, as in ``report.json``: ``fold`` (where it is one of fresh audits), ``harvest``, ``clusters``,
+        ``picked``, ``teach``, ``students``, ``gate``, ``comparison`` on the fold, ``test`` (before and after on the
+        test split), ``steps`` (seconds, CPU seconds and US dollars of each).
     folder
         Where it is written; None when no round was begun.
     """
@@ -86,8 +86,8 @@ class RoundReport:
 def exhausted(root: Path, folds: int) -> RoundReport:
     """No round can be certified any more."""
     why = (
-        f"all {folds} calibration folds are used; nothing was changed. Certify on fresh queries: give new records in a "
-        "new folder"
+        f"all {folds} calibration folds are used; nothing was changed. Certify on fresh queries: random audits of the "
+        "ledger (--fresh audits), or new records in a new folder"
     )
     return RoundReport(root, 0, "no fold left", Release.current(root).id, {}, {"why": why})
 
@@ -104,10 +104,10 @@ def report_of(work: Work, journal: Journal, incumbent: Release) -> RoundReport:
         reasons["incumbent"] = (journal.steps["promote"]["told"]["refused"],)
     report = RoundReport(work.state.root, int(journal.begun["round"]), outcome, release, reasons, told, journal.folder)
     write_json(journal.folder / "report.json", report.to_json())
-    write_bytes(journal.folder / "report.md", _markdown(report).encode())
+    write_file(journal.folder / "report.md", _markdown(report).encode())
     picture = journal.path("cluster") / "clusters.png"
     if picture.exists():
-        shutil.copyfile(picture, journal.folder / "clusters.png")
+        write_file(journal.folder / "clusters.png", picture.read_bytes())
     journal.run("report", lambda _: {"outcome": outcome})
     return report
 
@@ -126,6 +126,8 @@ def _told(work: Work, journal: Journal) -> dict[str, Any]:
             if name != "report"
         },
     }
+    if journal.done("fold"):
+        told["fold"] = steps["fold"]["told"]
     clusters = journal.path("cluster") / "clusters.json"
     if clusters.exists():
         kept = ("task", "number", "size", "gap", "score", "cost_usd", "keywords", "typical")
@@ -172,6 +174,8 @@ def _markdown(report: RoundReport) -> str:
             lines.append(
                 f"- {task}: {one['pairs']} new pairs and {one['replay']} replayed; student {one['student'][:12]}"
             )
+    if "fold" in told:
+        lines += ["", f"Set aside for the certificate, {fold_line(told['fold'])}"]
     if "comparison" in told:
         lines += ["", "## Gained, on the fresh calibration fold", "", *_comparison(told)]
     if "test" in told:
@@ -182,6 +186,21 @@ def _markdown(report: RoundReport) -> str:
         for name, one in told["steps"].items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def fold_line(told: Mapping[str, Any]) -> str:
+    """What a fold of fresh audits is made of, in words."""
+    asked = f"; {told['asked']} answers were asked for, {told['usd']:.4g} USD" if told["asked"] else ""
+    left_out = {
+        **told["left_out"],
+        "thinned": told["thinned"],
+        "where another query stands for the group": told["repeats"],
+    }
+    return (
+        f"fresh audits: {_counts(told['found'])}, each drawn with probability {told['probability']:g} among "
+        f"{told['traffic']} logged queries, one of a conversation or text. Of {told['audited']} audits left out: "
+        f"{_counts({name: count for name, count in left_out.items() if count}) or 'none'}{asked}."
+    )
 
 
 def _comparison(told: Mapping[str, Any]) -> list[str]:

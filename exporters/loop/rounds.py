@@ -10,25 +10,29 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from exporters.loop.audited import kept_keys, read_fold, spent_keys, with_fold
 from exporters.loop.files import read_json, write_json
-from exporters.loop.folds import calib_keys
+from exporters.loop.fresh import FreshAudits, FreshFold, asked_usd
 from exporters.loop.journal import Journal, locked
 from exporters.loop.learning import Learning
 from exporters.loop.options import LoopOptions
 from exporters.loop.proving import Proving
 from exporters.loop.reporting import RoundReport, exhausted, report_of
-from exporters.loop.state import ROUNDS, State
+from exporters.loop.state import ROUNDS, State, students_of
 from exporters.loop.work import Distil, Work
 from exporters.students.teacher import Ask
 from router_core.bundle import Bundle
 from router_core.encoder import EncoderTrainer
 from router_core.errors import InputError
 from router_core.fitting.tables import Progress
+from router_core.keys import hash_keys
+from router_core.ledger.reader import seconds
 from router_core.records import Records
 from router_core.release import BUNDLE_FOLDER, RELEASES, Release
 
@@ -47,6 +51,7 @@ def run_round(
     progress: Progress | None = None,
     trainers: Sequence[EncoderTrainer] = (),
     distil: Distil | None = None,
+    fresh: FreshAudits | None = None,
 ) -> RoundReport:
     """Run the next round of a loop, or finish the one that was killed.
 
@@ -69,6 +74,9 @@ def run_round(
         Of the router's encoder; the static one when empty.
     distil
         Stands in for `exporters.students.distil`.
+    fresh
+        Certify on queries of the ledger that were audited at random since what serves was learned, and not on the next
+        fold of the start.
 
     Returns
     -------
@@ -78,8 +86,8 @@ def run_round(
     Raises
     ------
     InputError
-        When no loop was started here, another process is at work here, or what is given is not what the loop or the
-        killed round was started with.
+        When no loop was started here, another process is at work here, what is given is not what the loop or the
+        killed round was started with, or the audits make no fold.
     """
     work = Work.of(root, records, options, trainers=trainers, progress=progress, distiller=distil)
     state = work.state
@@ -94,16 +102,21 @@ def run_round(
         if told["tier"] != options.tier:
             raise InputError(f"{state.root}: the tier that learns is {told['tier']!r}, not {options.tier!r}")
         _check_fixed(told, work)
-        journal = _journal(state, work)
+        _check_scale(work, fresh)
+        journal = _journal(state, work, fresh)
         if journal is None:
             return exhausted(state.root, len(work.folds.ids))
-        return _steps(work, journal, ledger, ask)
+        return _steps(work, journal, ledger, ask, fresh)
 
 
 def _check_fixed(told: Mapping[str, Any], work: Work) -> None:
     """Refuse what would make the certificates of this round mean something else than those before."""
-    now = work.options.fixed
-    was = told.get("fixed", now)
+    now, was = work.options.fixed, told.get("fixed")
+    if not isinstance(was, Mapping):
+        raise InputError(
+            f"{work.state.start} does not say what the certificates rest on: the loop was started by a version under "
+            "development; start anew in another folder"
+        )
     wrong = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     if wrong:
         raise InputError(
@@ -112,7 +125,17 @@ def _check_fixed(told: Mapping[str, Any], work: Work) -> None:
         )
 
 
-def _journal(state: State, work: Work) -> Journal | None:
+def _check_scale(work: Work, fresh: FreshAudits | None) -> None:
+    """Refuse audits where a task has no plan: what it is recorded with need not be agreement with the reference."""
+    others = sorted({*work.given.task} - {*work.options.plans})
+    if fresh is not None and others:
+        raise InputError(
+            f"tasks {', '.join(others)} have no plan: what the records say of them need not be agreement with the "
+            "reference tier, by which audits are graded, so fresh audits cannot certify this loop"
+        )
+
+
+def _journal(state: State, work: Work, fresh: FreshAudits | None) -> Journal | None:
     """The journal of the round to do; None when there is no fold left for one."""
     if not (numbers := state.rounds()):
         raise InputError(
@@ -126,20 +149,48 @@ def _journal(state: State, work: Work) -> Journal | None:
                 f"{last.folder} was begun with other options; finish it with those, or remove it to lose the round and "
                 "its calibration fold"
             )
+        if (last.begun.get("fresh") is None) != (fresh is None):
+            was = "the next fold of the start" if fresh is not None else "fresh audits"
+            raise InputError(f"{last.folder} was begun on {was}; finish it so, or remove it to lose the round")
         return last
-    read = _read_folds(state, work)
-    left = [fold for fold in range(1, len(work.folds.ids)) if fold not in read]
-    if not left:
-        return None
-    begun = {
+    begun: dict[str, Any] = {
         "options": work.options.digest,
         "round": number + 1,
-        "fold": left[0],
         "incumbent": Release.current(state.root).id,
         "since": _since(state),
         "until": time.time(),
     }
-    return Journal(state.round(number + 1), begun)
+    if fresh is not None:
+        audits = {"since": _fresh_since(state, fresh), "before_usd": asked_usd(state, work.options.portfolio.names)}
+        return Journal(state.round(number + 1), {**begun, "fold": None, "fresh": audits})
+    read = _read_folds(state, work)
+    left = [fold for fold in range(1, len(work.folds.ids)) if fold not in read]
+    if not left:
+        return None
+    return Journal(state.round(number + 1), {**begun, "fold": left[0]})
+
+
+def _fresh_since(state: State, fresh: FreshAudits) -> float | None:
+    """Since when audits may certify: no earlier than what serves was learned or a fold of audits was last read."""
+    read = [float(until) for until in _spent_audits(state)]
+    for number in state.rounds():
+        journal = Journal(state.round(number))
+        if journal.begun.get("fresh") is not None and journal.done("retrain"):
+            read.append(float(journal.begun["until"]))
+    learned = _since(state)
+    floor = max([*read, *([] if learned is None else [learned])], default=None)
+    given = seconds(fresh.since)
+    if given is not None and floor is not None and given < floor:
+        raise InputError(
+            f"audits since {fresh.since} were learned from or certified on already; give no moment before "
+            f"{datetime.fromtimestamp(floor, UTC).isoformat(timespec='seconds')}, or none"
+        )
+    return floor if given is None else given
+
+
+def _spent_audits(state: State) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = read_json(state.spent_audits) if state.spent_audits.exists() else {}
+    return found
 
 
 def _since(state: State) -> float | None:
@@ -157,23 +208,27 @@ def _read_folds(state: State, work: Work) -> set[int]:
     found = {int(fold) for fold in (read_json(state.spent) if state.spent.exists() else {})}
     for number in state.rounds():
         journal = Journal(state.round(number))
-        if number and journal.done("retrain"):
+        if number and journal.done("retrain") and journal.begun["fold"] is not None:
             found.add(int(journal.begun["fold"]))
     records, releases = work.prepared.records, state.root / RELEASES
     used = [Bundle.load(one / BUNDLE_FOLDER).keys.calib for one in sorted(releases.glob("[!.]*")) if one.is_dir()]
     for fold in set(range(1, len(work.folds.ids))) - found:
-        keys = calib_keys(records, work.folds.rows(records, fold))
-        if any(np.isin(keys, mine).any() for mine in used):
+        # By groups: a short text may stand in several of them.
+        groups = hash_keys(records.group[i] for i in work.folds.rows(records, fold))
+        if any(np.isin(groups, mine).any() for mine in used):
             found.add(fold)
     return found
 
 
-def _steps(work: Work, journal: Journal, ledger: str, ask: Ask | None) -> RoundReport:
+def _steps(work: Work, journal: Journal, ledger: str, ask: Ask | None, fresh: FreshAudits | None) -> RoundReport:
     state, begun = work.state, journal.begun
     incumbent = Release(state.root, begun["incumbent"])
-    learning = Learning(work, journal, incumbent)
     left_out: Counter[str] = Counter()
     try:
+        if fresh is not None:
+            asks = {**fresh.asks, **({} if ask is None else {work.options.portfolio.reference.name: ask})}
+            work = _with_audits(work, journal, incumbent, ledger, asks)
+        learning = Learning(work, journal, incumbent)
         learning.harvest(ledger, left_out)
     except InputError:
         # A ledger that cannot be read begins no round, so the next may be given other options.
@@ -188,7 +243,11 @@ def _steps(work: Work, journal: Journal, ledger: str, ask: Ask | None) -> RoundR
     proving = Proving(work, journal, incumbent, made, learning.learned())
     proving.answer()
     proving.retrain()
-    _spend(state, begun["fold"], begun["until"])
+    if work.fresh:
+        spent = {**_spent_audits(state), str(begun["until"]): kept_keys(work.prepared.records, proving.fold)}
+        write_json(state.spent_audits, spent)
+    else:
+        _spend(state, begun["fold"], begun["until"])
     proving.certify()
     verdict = proving.gate()
     if verdict.promoted:
@@ -196,6 +255,23 @@ def _steps(work: Work, journal: Journal, ledger: str, ask: Ask | None) -> RoundR
     if "hashes" not in verdict.reasons:
         proving.test()
     return report_of(work, journal, incumbent)
+
+
+def _with_audits(work: Work, journal: Journal, incumbent: Release, ledger: str, asks: Mapping[str, Ask]) -> Work:
+    """The round's work with its fold of fresh audits, drawn before anything of the ledger is learned."""
+
+    def step(folder: Path) -> dict[str, Any]:
+        begun, tier = journal.begun, work.options.tier
+        fold = FreshFold(
+            work, Bundle.load(incumbent.bundle), begun["fresh"]["since"], begun["until"],
+            learned=work.state.learned(incumbent.id), students=students_of(incumbent, tier, list(work.options.plans)),
+            spent=spent_keys(work.state, _spent_audits(work.state)), asks=asks,
+            before_usd=begun["fresh"]["before_usd"],
+        )  # fmt: skip
+        return fold.draw(ledger, folder)
+
+    journal.run("fold", step)
+    return with_fold(work, read_fold(journal.path("fold"), work.options.portfolio))
 
 
 def _spend(state: State, fold: int, by: float) -> None:

@@ -93,6 +93,7 @@ def start(
         journal = Journal(state.round(0), begun)
         if journal.begun != begun:
             wrong = ", ".join(name for name in begun if name != "fixed" and journal.begun.get(name) != begun[name])
+            wrong = wrong or "version of routenlp"
             raise InputError(f"{state.root}: a loop was started here with other {wrong}; use another folder")
         if state.started:
             raise InputError(f"{state.root}: a loop was started here already; run its next round")

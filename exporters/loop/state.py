@@ -6,6 +6,8 @@
     ROOT/loop/start.json             what the loop was started with
     ROOT/loop/plan.json              plan of the command line
     ROOT/loop/spent.json             folds that were read, and by which round
+    ROOT/loop/spent_audits.json      folds of fresh audits that were read: until when, and their keys
+    ROOT/loop/asked/<tier>.jsonl     answers that such folds lacked and that were paid for
     ROOT/loop/pairs/<release>/       what the students of a release learned from, one file per task
     ROOT/rounds/<n>/                 journal, outputs of the steps and report of a round
 """
@@ -49,6 +51,8 @@ class State:
         self.start = self.root / LOOP / _START
         self.plan = self.root / LOOP / "plan.json"
         self.spent = self.root / LOOP / "spent.json"
+        self.spent_audits = self.root / LOOP / "spent_audits.json"
+        self.asked = self.root / LOOP / "asked"
 
     @property
     def started(self) -> bool:

@@ -54,6 +54,9 @@ class Work:
         Called as the work goes on.
     distiller
         `exporters.students.distil` when None.
+    fresh
+        Ids of those calibration queries that are fresh audits, and the fold of this round; none when it is one of the
+        start's.
     """
 
     state: State
@@ -62,6 +65,7 @@ class Work:
     trainers: Sequence[EncoderTrainer] = ()
     progress: Progress | None = None
     distiller: Distil | None = None
+    fresh: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, root: str | Path, records: Records, options: LoopOptions, **more: Any) -> Work:

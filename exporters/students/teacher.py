@@ -14,12 +14,14 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from exporters.fence import NO_KEYS, Keys, item_keys, refuse_calib
+from router_core.durable import sync_folder
 from router_core.errors import InputError, TierError
 
 if TYPE_CHECKING:
@@ -278,10 +280,15 @@ class _Journal:
                     f"{self.path}: line {number} is damaged; remove it to ask its question again"
                 ) from None
         file = self.path.open("r+b" if content else "wb", buffering=0)
-        file.truncate(len(whole))
-        file.seek(len(whole))
-        if not whole:
-            file.write((json.dumps(_HEAD) + "\n").encode())
+        with ExitStack() as failed:
+            failed.callback(file.close)
+            file.truncate(len(whole))
+            file.seek(len(whole))
+            if not whole:
+                file.write((json.dumps(_HEAD) + "\n").encode())
+                # Without this a loss of power may take the new file's name, and with it what was paid for.
+                sync_folder(self.path.parent)
+            failed.pop_all()
         return file
 
 

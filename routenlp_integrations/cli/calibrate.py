@@ -84,6 +84,7 @@ def calibrate(
             ("items", f"{told['n']}, one per group ({told['repeats']} repeats set aside)"),
             ("dropped", told["drops"].removeprefix("dropped ")),
             ("other tasks", f"{told['other_tasks']} queries left out"),
+            ("near-duplicates", _near(told["near_duplicates"])),
             ("paths", told["paths"]),
         ],
     )
@@ -92,3 +93,12 @@ def calibrate(
     print_uses(screen, summary, out)
     if json_file is not None:
         write_json(json_file, summary)
+
+
+def _near(count: int | None) -> str:
+    if count is None:
+        return (
+            "not recognised, since this older bundle keeps no sketches of what it learned from: if there are any, the "
+            "claim is void; fit the bundle again"
+        )
+    return f"{count} queries left out for being like one that the bundle learned from"

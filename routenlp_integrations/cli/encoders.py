@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router_core.errors import InputError, MissingExtraError
+from router_core.folder import MANIFEST
 
 if TYPE_CHECKING:
     from router_core.encoder import EncoderTrainer
@@ -34,7 +35,7 @@ def encoder_names(encoder: str, *, finetune: bool = False, preferences: bool = F
     Raises
     ------
     InputError
-        When it has no use for `finetune` or `preferences`.
+        When it has no use for `finetune` or `preferences`, or is a folder that holds no encoder.
     MissingExtraError
         Where the packages of ``routenlp[train]`` are needed and not installed.
     """
@@ -44,9 +45,19 @@ def encoder_names(encoder: str, *, finetune: bool = False, preferences: bool = F
         raise InputError("--preferences is for the transformer router; use it with --encoder minilm")
     if encoder == "auto":
         return AUTO if _installed(*_PACKAGES, _WEIGHTS) else ("static",)
+    if encoder not in ("static", "stack", *_PACKAGED) and Path(encoder).is_dir():
+        _check_folder(Path(encoder))
     if encoder != "static" and not _installed(*_PACKAGES):
         raise MissingExtraError("train", f"fit with --encoder {encoder}")
     return (encoder,)
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        what = "a bundle or checkpoint, not" if (folder / MANIFEST).is_file() else "not"
+        raise InputError(
+            f"--encoder {folder}: it is {what} the folder of a sentence encoder, with a config.json; name another"
+        )
 
 
 def _installed(*packages: str) -> bool:

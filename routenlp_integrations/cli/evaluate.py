@@ -23,7 +23,7 @@ def evaluate(
             help="Logged records of the bundle's tiers (.parquet, .csv, .jsonl, .jsonl.gz), or the URL of a ledger."
         ),
     ],
-    split: Annotated[str, typer.Option(help="Split to report on: test, calib, tune or train.")] = "test",
+    split: Annotated[str, typer.Option(help="Split to report on: test, calib, tune, train or all.")] = "test",
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON to this file; - for stdout.")
     ] = None,
@@ -50,7 +50,13 @@ def evaluate(
 
         plot_evaluation(report, plot)
     screen = console(quiet=to_stdout)
-    screen.print(f"Bundle {report['bundle'][:12]} on {report['n']} queries of split {split}", style="bold")
+    which = "of all splits" if split == "all" else f"of split {split}"
+    screen.print(f"Bundle {report['bundle'][:12]} on {report['n']} queries {which}", style="bold")
+    if report["splits_made"] and split != "all":
+        screen.print(
+            f"The records have no split column: a hash of each query put these into {split}. "
+            f"{report['other_splits']} queries of other splits were left out; --split all reports on every one."
+        )
     screen.print(f"Costs: {cost_sentence(report.get('cost_basis'))}.")
     if report["learned_from"]:
         screen.print(

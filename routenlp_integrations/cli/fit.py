@@ -21,6 +21,7 @@ from routenlp_integrations.cli.claims import (
 from routenlp_integrations.cli.encoders import STATIC_ONLY, encoder_names, trainers_of
 from routenlp_integrations.cli.output import STDOUT, check_target, console, need_fit, write_json
 from routenlp_integrations.cli.progress import progress_bar
+from router_core.errors import InputError
 
 __all__ = ["fit"]
 
@@ -81,6 +82,10 @@ def fit(
 ) -> None:
     """Fit a router on logged records, certify it, and write the bundle."""
     check_claim(risk, delta, certify_by)
+    if preferences is not None and not preferences.is_file():
+        raise InputError(
+            f"--preferences {preferences}: there is no such file; name one of preference records, with --encoder minilm"
+        )
     encoders = encoder_names(encoder, finetune=finetune, preferences=preferences is not None)
     check_target(json_file, "--json", taken=[*records, out, portfolio, preferences])
     need_fit("fit a router")

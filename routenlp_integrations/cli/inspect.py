@@ -12,6 +12,8 @@ from routenlp_integrations.cli.output import STDOUT, console, write_json
 
 __all__ = ["inspect"]
 
+_NOT_STATED = "model not stated: the first name that answers is taken"
+
 
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
@@ -33,6 +35,7 @@ def inspect(
     loaded = Bundle.load(bundle)
     folder = bundle_folder(bundle)
     summary = summarise(loaded, str(bundle)) | _manifest(folder) | {"lapses": _lapses(folder, loaded.id)}
+    summary["models"] = loaded.portfolio.models
     with suppress(ImportError):  # counting what n permits needs routenlp[fit]; the rest does not
         add_allowed(summary)
     if as_json:
@@ -40,7 +43,7 @@ def inspect(
         return
     from routenlp_integrations.cli.report import facts, heading, lines
 
-    screen = console()
+    screen, models = console(), summary["models"].items()
     screen.print(f"Bundle {summary['bundle'][:12]} in {bundle}", style="bold")
     facts(
         screen,
@@ -50,7 +53,7 @@ def inspect(
             ("made with", ", ".join(f"{name} {version}" for name, version in summary["versions"].items())),
             ("certified", _date(summary["certified_at"])),
             ("format", f"schema {summary['schema']}, route text {summary['route_text']}"),
-            ("fingerprints", ", ".join(f"{tier} = {print_}" for tier, print_ in summary["fingerprints"].items())),
+            ("fingerprints", ", ".join(f"{tier} = {model or _NOT_STATED}" for tier, model in models)),
         ],
     )
     if summary["lapses"]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from exporters.loop import LoopOptions, RoundReport
+    from exporters.students.teacher import Ask
     from router_core.records import Records
 
 __all__ = ["loop", "need_loop", "rollback", "show_round"]
@@ -88,23 +89,46 @@ def one_round(
     plan: Annotated[
         Path | None, typer.Option(help="TOML file in place of the start's plan; needed for a loop started from Python.")
     ] = None,
+    fresh: Annotated[
+        str | None,
+        typer.Option(
+            metavar="audits",
+            help="Certify on queries that the ledger's random audits chose, and not on the next fold of the start.",
+        ),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="With --fresh: audits from this time on (ISO 8601).", show_default="all unused")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Run the next round, or finish one that was cut short; promote its release if every check of the gate passes."""
     check_target(json_file, "--json")
     need_loop()
-    from exporters.loop import run_round
+    if fresh not in (None, "audits"):
+        raise InputError(
+            f"--fresh {fresh}: the fresh queries that can certify are those of audits; write --fresh audits"
+        )
+    if since is not None and fresh is None:
+        raise InputError("--since bounds fresh audits; give it with --fresh audits")
+    from exporters.loop import FreshAudits, run_round
     from exporters.loop.plan import with_budget
-    from routenlp_integrations.cli.teacher import live_teacher
+    from routenlp_integrations.cli.teacher import live_teacher, live_teachers
 
     _quiet()
     options, found = _planned(root, records, plan)
-    ask = None if teacher is None else live_teacher(teacher).ask
+    asks: dict[str, Ask] = {}
+    if teacher is not None and fresh is not None:
+        # The last tier is the reference, whatever the file calls it.
+        asks = {name: one.ask for name, one in live_teachers(teacher).items()}
+        ask: Ask | None = list(asks.values())[-1]
+    else:
+        ask = None if teacher is None else live_teacher(teacher).ask
     screen = console(quiet=str(json_file) == STDOUT)
     with progress_bar(silent=screen.quiet) as progress:
         report = run_round(
-            root, ledger=ledger, records=found, options=with_budget(options, budget), ask=ask, progress=progress
-        )
+            root, ledger=ledger, records=found, options=with_budget(options, budget), ask=ask, progress=progress,
+            fresh=None if fresh is None else FreshAudits(since, asks),
+        )  # fmt: skip
     show_round(screen, report)
     if json_file is not None:
         write_json(json_file, report.to_json())
@@ -129,6 +153,7 @@ def rollback(
 
 def show_round(screen: Console, report: RoundReport) -> None:
     """Tell a round: its outcome, what was taught and its price, before and after."""
+    from exporters.loop.reporting import fold_line
     from routenlp_integrations.cli.report import table
 
     told = report.told
@@ -139,6 +164,8 @@ def show_round(screen: Console, report: RoundReport) -> None:
     for name, said in report.reasons.items():
         for one in said:
             screen.print(f"  {name}: {one}")
+    if "fold" in told:
+        screen.print(fold_line(told["fold"]))
     if told["clusters"]:
         made = table(("task", "left"), ("#", "right"), ("size", "right"), ("gap", "right"), ("words", "left"))
         for one in told["clusters"][:8]:

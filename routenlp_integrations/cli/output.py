@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from router_core.durable import write_file
 from router_core.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def check_target(
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write JSON to a file, whole or not at all (beside it, synced, renamed), or to stdout for ``-``.
+    """Write JSON to a file, whole or not at all, or to stdout for ``-``.
 
     Raises
     ------
@@ -137,19 +138,7 @@ def write_json(target: Path, value: Any) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    if target.exists() and not target.is_file():
-        # A pipe or /dev/stdout cannot be replaced by renaming.
-        target.write_text(text, encoding="utf-8", errors=_UNPRINTABLE)
-        return
-    staging = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with staging.open("w", encoding="utf-8", errors=_UNPRINTABLE) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(target)
-    finally:
-        staging.unlink(missing_ok=True)
+    write_file(target, text.encode(errors=_UNPRINTABLE))
 
 
 def _one_line(text: str) -> str:

@@ -24,9 +24,14 @@ def route(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of text.")] = False,
 ) -> None:
     """Decide which tier a query starts with, and say why. No tier is called."""
+    from router_core.errors import InputError
     from router_core.policy import CASCADE, ROUTE_ONLY
     from router_core.router import Router
 
+    if not text.strip():
+        raise InputError("the query is empty; give the text that the tiers would see")
+    if task is not None and not task.strip():
+        raise InputError("--task is empty; name the task, or leave the option out")
     router = Router.load(bundle)
     cascade, alone = (asdict(router.decide(text, task, policy)) for policy in (CASCADE, ROUTE_ONLY))
     told: dict[str, Any] = {"bundle": router.bundle_id, "task": task, **cascade}

@@ -83,7 +83,9 @@ def print_router(out: Console, report: dict[str, Any]) -> None:
     """Decision time, how much of the gap to the oracle is closed, and RouteLLM's figures for two tiers."""
     closed = closed_gap(report["overall"]["policies"])
     out.print()
-    if closed is not None:
+    if closed is not None and closed > 1.0:
+        out.print("The policy costs less than the oracle, which serves no bad answer: see its joint risk.")
+    elif closed is not None:
         out.print(f"Of the gap in cost between the reference and the oracle, {percent(closed, 0)} is closed.")
     apgr, cpt = report["overall"].get("apgr"), report["overall"].get("cpt")
     if apgr is not None:
@@ -96,7 +98,10 @@ def print_router(out: Console, report: dict[str, Any]) -> None:
 
 
 def closed_gap(policies: dict[str, Any]) -> float | None:
-    """Share of the cost between always-the-reference and the oracle that routenlp saves; None where there is none."""
+    """Share of the cost between always-the-reference and the oracle that routenlp saves; None where there is none.
+
+    Above 1 where it costs less than the oracle, which it can only by serving bad answers.
+    """
     ours, oracle = policies["routenlp"]["cost_ratio"], policies["oracle"]["cost_ratio"]
     if ours is None or oracle is None or oracle >= 1.0:
         return None

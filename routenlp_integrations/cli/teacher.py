@@ -1,8 +1,8 @@
-"""The reference tier of a tiers file as a teacher: a live model behind the distillation trainer's `Ask`."""
+"""The tiers of a tiers file as teachers: live models behind the distillation trainer's `Ask`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,9 @@ from router_core.errors import InputError, MissingExtraError, TierError
 
 if TYPE_CHECKING:
     from exporters.students.teacher import Ask, Lesson
+    from routenlp_integrations.langchain.collect import Asked
 
-__all__ = ["LiveTeacher", "live_teacher"]
+__all__ = ["LiveTeacher", "live_teacher", "live_teachers"]
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,27 @@ def live_teacher(path: Path) -> LiveTeacher:
     MissingExtraError
         Where langchain is not installed.
     """
+    return _teacher(_tiers(path)[-1])
+
+
+def live_teachers(path: Path) -> dict[str, LiveTeacher]:
+    """Every tier of a tiers file by its name, in its order; raises like `live_teacher`."""
+    return {asked.name: _teacher(asked) for asked in _tiers(path)}
+
+
+def _tiers(path: Path) -> Sequence[Asked]:
     try:
         from routenlp_integrations.langchain.collect import read_tiers
-        from routenlp_integrations.langchain.collect.asking import worst_price
     except ModuleNotFoundError as error:
         raise MissingExtraError("collect", f"ask a live teacher ({error.name} is not installed)") from error
+    return read_tiers(path).tiers
+
+
+def _teacher(asked: Asked) -> LiveTeacher:
+    from routenlp_integrations.langchain.collect.asking import worst_price
     from router_core.redaction import Redaction
     from router_core.router import estimate_tokens
 
-    asked = read_tiers(path).tiers[-1]
     model, redact = asked.make(), Redaction.of_environment()
 
     def ask(prompt: str) -> Lesson:

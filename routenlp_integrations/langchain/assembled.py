@@ -1,25 +1,29 @@
 """A router with a chat model behind every tier: how it is put together, what it says of itself, how it is copied."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from langchain_core.language_models import LangSmithParams, ModelProfile
+from langchain_core.language_models import BaseChatModel, LangSmithParams, ModelProfile
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
 from langchain_core.messages import BaseMessage
-from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
+from langchain_core.outputs import ChatGeneration, Generation
+from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, ValidationError, model_validator
 
-from routenlp_integrations.langchain.capabilities import Abilities, abilities_of, check_declared, common_profile
+from routenlp_integrations.langchain.capabilities import abilities_of, check_declared, common_profile
 from routenlp_integrations.langchain.configured import CONVERSATION, RUN, ConfiguredChatModel
+from routenlp_integrations.langchain.messages import recalled
 from routenlp_integrations.langchain.planning import StreamPolicy, Uncalibrated
-from routenlp_integrations.langchain.query import asking
+from routenlp_integrations.langchain.query import Parts, asking
 from routenlp_integrations.langchain.serialising import Frozen, as_json, frozen
 from routenlp_integrations.langchain.tiers import TierModel
 from router_core.breaker import Breaker
 from router_core.budget import Budget
 from router_core.cascade import OnFailure, OnReferenceFailure, match_tiers
-from router_core.errors import BundleError, InputError
+from router_core.errors import BundleError, InputError, of_validation
 from router_core.limits import Limits
 from router_core.policy import CASCADE
 from router_core.release import is_root
@@ -69,15 +73,14 @@ class AssembledChatModel(ConfiguredChatModel):
     # What is wrong is said without quoting what was given: a ledger's URL holds a password.
     model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
 
-    _models: dict[str, TierModel] = PrivateAttr(default_factory=dict)
-    _abilities: dict[str, Abilities] = PrivateAttr(default_factory=dict)
-    _told: dict[str, Any] = PrivateAttr(default_factory=dict)
-    _limits: Limits = PrivateAttr(default_factory=Limits)
-    _sticky: Sticky | None = PrivateAttr(default=None)
-    _log: RouteLog | None = PrivateAttr(default=None)
+    # One object, since Pydantic takes a microsecond to find a private attribute.
+    _parts: Parts = PrivateAttr(default=Parts({}, {}, {}, Limits()))
 
     def __init__(self, *args: Any, **params: Any) -> None:
-        super().__init__(*args, **params)
+        try:
+            super().__init__(*args, **params)
+        except ValidationError as error:
+            raise of_validation("RoutingChatModel", error) from None
         # Here and not in a validator, which would wrap its errors.
         self._open_log()
 
@@ -144,30 +147,38 @@ class AssembledChatModel(ConfiguredChatModel):
             if getattr(self, what) not in get_args(known):
                 msg = f"{what} = {getattr(self, what)!r} is unknown; use one of {', '.join(get_args(known))}"
                 raise InputError(msg)
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise InputError(f"temperature = {self.temperature!r} must be a number, 0 or more")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise InputError(f"max_tokens = {self.max_tokens!r} must be 1 or more")
         names = self.router.portfolio.names
         match_tiers(self.tiers, names)
         check_declared(self.capabilities, names)
         retries = RetryPolicy(max_retries=self.max_retries or 0)
-        self._limits = Limits(retries, self.timeout, self.breaker, self.budget)
-        self._limits.check(names)
-        self._sticky = Sticky() if self.sticky == "conversation" else self.sticky
-        if self._sticky is not self.sticky:
+        limits = Limits(retries, self.timeout, self.breaker, self.budget)
+        limits.check(names)
+        if self.sticky == "conversation":
             # Models made of this one (configurable fields) must remember the same conversations.
-            self.sticky = self._sticky
-        self._models = {name: TierModel.of(name, self.tiers[name]) for name in names}
-        self._abilities = {
-            name: abilities_of(tier, self.capabilities.get(name, {})) for name, tier in self._models.items()
-        }
-        self._told = {name: tier.identity for name, tier in self._models.items()}
-        if self.output_version is None and {tier.model.output_version for tier in self._models.values()} == {"v1"}:
+            self.sticky = Sticky()
+        models = {name: TierModel.of(name, self.tiers[name]) for name in names}
+        abilities = {name: abilities_of(tier, self.capabilities.get(name, {})) for name, tier in models.items()}
+        told = {name: tier.identity for name, tier in models.items()}
+        self._parts = Parts(models, abilities, told, limits, self._parts.log)
+        if self.output_version is None and {tier.model.output_version for tier in models.values()} == {"v1"}:
             self.output_version = "v1"
 
     def _open_log(self) -> None:
         """Open the ledger and make the auditor, once: models made of this one go on with both."""
-        asked = {name: asking(tier, self._limits.seconds(name)) for name, tier in self._models.items()}
-        self._log = RouteLog.of(self.ledger, self.audits, asked, self._price)
-        if self._log is not None:
-            self.__dict__.update(ledger=self._log.ledger, audits=self._log.auditor)
+        parts = self._parts
+        asked = {name: asking(tier, parts.limits.seconds(name)) for name, tier in parts.models.items()}
+        log = RouteLog.of(self.ledger, self.audits, asked, self._price)
+        self._parts = replace(parts, log=log)
+        if log is not None:
+            self.__dict__.update(ledger=log.ledger, audits=log.auditor)
+
+    @property
+    def _reference(self) -> BaseChatModel:
+        return self._parts.models[self.current.portfolio.reference.name].model
 
     def _price(self, tier: str, prompt: str, answer: Answer) -> float:
         return self.current.price(tier, prompt, answer)
@@ -188,7 +199,7 @@ class AssembledChatModel(ConfiguredChatModel):
         return {
             "model_name": self._name,
             "bundle": self.current.bundle_id,
-            "tiers": self._told,
+            "tiers": self._parts.told,
             "task": self.task,
             "policies": {"invoke": CASCADE, "stream": self.stream_policy},
             "capabilities": {name: dict(stated) for name, stated in self.capabilities.items()},
@@ -213,8 +224,11 @@ class AssembledChatModel(ConfiguredChatModel):
         lapsed = {"lapsed": self.current.lapses.lapsed}
         return str(sorted({**self._get_invocation_params(stop=stop), **kwargs, **lapsed}.items()))
 
+    def _convert_cached_generations(self, cache_val: list[Generation]) -> list[ChatGeneration]:
+        return [recalled(generation) for generation in super()._convert_cached_generations(cache_val)]
+
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
+        params = super()._get_ls_params(stop=stop or self.stop, **{"model": self._name, **kwargs})
         params["ls_provider"] = "routenlp"
         params.setdefault("ls_model_name", self._name)
         return params
@@ -225,17 +239,16 @@ class AssembledChatModel(ConfiguredChatModel):
 
     def get_num_tokens(self, text: str) -> int:
         """Tokens of a text, as the reference tier counts them."""
-        return self._models[self.current.portfolio.reference.name].model.get_num_tokens(text)
+        return self._reference.get_num_tokens(text)
 
     def get_token_ids(self, text: str) -> list[int]:
         """Token ids of a text, as the reference tier numbers them."""
-        return self._models[self.current.portfolio.reference.name].model.get_token_ids(text)
+        return self._reference.get_token_ids(text)
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Tokens of a conversation, as the reference tier counts them."""
-        model = self._models[self.current.portfolio.reference.name].model
         told = {"tools": tools} if tools else {}
-        return model.get_num_tokens_from_messages(messages, **told)
+        return self._reference.get_num_tokens_from_messages(messages, **told)
 
     @property
     def _name(self) -> str:
@@ -243,7 +256,7 @@ class AssembledChatModel(ConfiguredChatModel):
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         # Tiers hold keys and headers; their names say enough.
-        told = [("bundle", self.current.bundle_id[:12]), ("tiers", list(self._models))]
+        told = [("bundle", self.current.bundle_id[:12]), ("tiers", list(self._parts.models))]
         return [*told, ("task", self.task), ("stream_policy", self.stream_policy)]
 
     @classmethod
@@ -267,7 +280,7 @@ class AssembledChatModel(ConfiguredChatModel):
         """A copy that shares the router, which nobody changes, and the tiers, which hold open clients."""
         shared = {} if memo is None else memo
         shared.update({id(part): part for part in (self.router, *self.tiers.values())})
-        shared.update({id(tier.model): tier.model for tier in self._models.values()})
+        shared.update({id(tier.model): tier.model for tier in self._parts.models.values()})
         return super().__deepcopy__(shared)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -276,9 +289,14 @@ class AssembledChatModel(ConfiguredChatModel):
         The ledger is opened again by its URL, which holds its password, and of audits the plan is kept.
         """
         given = {name: getattr(self, name) for name in self.model_fields_set if name not in ("tiers", "audits")}
-        if self._log is not None and self._log.auditor is not None:
-            given |= {"ledger": self._log.ledger, "audits": self._log.auditor.plan}
+        log = self._parts.log
+        if log is not None and log.auditor is not None:
+            given |= {"ledger": log.ledger, "audits": log.auditor.plan}
         return _thawed, (type(self), given, {name: frozen(tier) for name, tier in self.tiers.items()})
+
+    @property
+    def _sticky(self) -> Sticky | None:
+        return self.sticky if isinstance(self.sticky, Sticky) else None
 
     @property
     def _follows_conversations(self) -> bool:
@@ -286,7 +304,7 @@ class AssembledChatModel(ConfiguredChatModel):
 
     @property
     def _by_conversation(self) -> bool:
-        return self._log is not None or self._follows_conversations
+        return self._parts.log is not None or self._follows_conversations
 
     def _check_tier(self, name: str) -> None:
         self.current.portfolio.index(name)

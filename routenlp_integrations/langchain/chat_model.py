@@ -19,6 +19,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from routenlp_integrations.langchain.assembled import loaded
 from routenlp_integrations.langchain.messages import with_route
 from routenlp_integrations.langchain.queried import QueriedChatModel
+from routenlp_integrations.langchain.run_config import described
 from routenlp_integrations.langchain.streaming import Deadline, Screen, last_chunks, leaving
 from routenlp_integrations.langchain.structured import Method, Structure, structured
 from routenlp_integrations.langchain.tiers import STRUCTURE, TierModel
@@ -43,8 +44,9 @@ class RoutingChatModel(QueriedChatModel):
     The answer is the answering tier's own, its `usage_metadata` counts that tier alone, and
     ``response_metadata["routenlp"]`` holds the route: ``tier``, ``attempts`` (each with ``tier``, ``confidence``,
     ``cost_usd``, ``accepted``, ``reason``), ``cost_usd`` of all attempts in US dollars, ``task``, ``bundle``,
-    ``certificate`` (None when nothing was shown) and ``reason``. In a stream it is on the last chunk. A query is one
-    run; tracers alone see its attempts, as child runs tagged ``routenlp:attempt``.
+    ``certificate`` (None when nothing was shown) and ``reason``; an answer from LangChain's cache adds ``cached`` and
+    costs 0. In a stream it is on the last chunk. A query is one run; tracers alone see its attempts, as child runs
+    tagged ``routenlp:attempt``.
 
     A tier that cannot serve a call (tools, images, structured output, context length: from its `profile` or from
     `capabilities`) is no candidate. Calls of a kind that calib did not have (tools, structured output, images) go
@@ -88,8 +90,10 @@ class RoutingChatModel(QueriedChatModel):
         ``"raise"``, or serve the ``"best"`` cheap answer so far, uncertified. A tier that fails after something of
         its stream was shown always raises `TierError`.
     temperature, max_tokens, stop
-        Given to every tier with each call when set. They should be what the records were made with; a call that sets
-        others, or names another model, is routed, but a cheap answer to it carries no certificate.
+        Given to every tier with each call when set. They should be what the records were made with. A call with other
+        ones, or with any argument not known to be harmless (``user``, ``metadata``, ``extra_headers``, time-outs,
+        tracing and the like are), is routed, but a cheap answer to it carries no certificate. What was bound to a tier
+        (``tier.bind(...)``) is the tier's own.
     timeout
         Seconds that one attempt may take, one number or ``{tier: seconds}``; in a stream, until something is shown.
         An attempt that takes longer is a failure of its tier. It is enforced here and not handed to the tier, whose
@@ -149,6 +153,7 @@ class RoutingChatModel(QueriedChatModel):
 
     # One query
 
+    @described
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -163,6 +168,7 @@ class RoutingChatModel(QueriedChatModel):
                 step = advance(steps, self._ask(query, step, run_manager, trace))
         return with_route(self._finish(query, step), query.declared(step.tier))
 
+    @described
     async def _agenerate(
         self,
         messages: list[BaseMessage],
@@ -195,7 +201,7 @@ class RoutingChatModel(QueriedChatModel):
                 if buffered and not step.final:
                     step = advance(steps, self._ask(query, step, None, trace))
                     continue
-                tier, call = self._models[step], query.plan.call
+                tier, call = query.parts.models[step], query.plan.call
                 screen = Screen(call, final=step.final)
                 if step.wait_seconds:
                     time.sleep(step.wait_seconds)
@@ -235,7 +241,7 @@ class RoutingChatModel(QueriedChatModel):
                 if buffered and not step.final:
                     step = await self._aside(query, advance, steps, await self._aask(query, step, None, trace))
                     continue
-                tier, call = self._models[step], query.plan.call
+                tier, call = query.parts.models[step], query.plan.call
                 screen = Screen(call, final=step.final)
                 await asyncio.sleep(step.wait_seconds)
                 until_shown = Deadline(step.timeout_seconds)

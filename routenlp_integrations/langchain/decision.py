@@ -147,8 +147,9 @@ class RoutingDecisionModel(BaseDecisionModel):  # type: ignore[misc]
     def _decide(self, messages: Sequence[BaseMessage]) -> Decision:
         """What the policy decides; the tier replaced by a forced one, or by the reference after a departure."""
         task, forced = task_and_tier()
-        decision = self.router.decide(route_text(turns(messages)), task or self.task, ROUTE_ONLY)
-        if forced is None and content_departure(messages):
+        said = turns(messages)
+        decision = self.router.decide(route_text(said), task or self.task, ROUTE_ONLY)
+        if forced is None and content_departure(messages, said):
             forced = self.router.portfolio.reference.name
         if forced is None:
             return decision

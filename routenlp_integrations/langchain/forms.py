@@ -108,6 +108,8 @@ class Form:
 
 def form_of(params: Mapping[str, Any]) -> Form | None:
     """The form that the arguments of a call ask for, None when they ask for text."""
+    if not params:
+        return None
     structure, tools, wanted = params.get(STRUCTURE), params.get("tools") or (), params.get("response_format")
     described = wanted.get("json_schema") if isinstance(wanted, Mapping) else None
     text_schema = described.get("schema") if isinstance(described, Mapping) else None

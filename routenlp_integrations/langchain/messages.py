@@ -23,7 +23,17 @@ from router_core.router import estimate_tokens
 if TYPE_CHECKING:
     from routenlp_integrations.langchain.forms import Form
 
-__all__ = ["SCHEMA_VALID", "answer_of", "human_id", "model_name_of", "route_metadata", "turns", "with_route"]
+__all__ = [
+    "SCHEMA_VALID",
+    "answer_of",
+    "human_id",
+    "model_name_of",
+    "recalled",
+    "route_metadata",
+    "text_of",
+    "turns",
+    "with_route",
+]
 
 _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
     (HumanMessage, "human"),
@@ -35,9 +45,15 @@ _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
 _OTHER_ROLES = {"user": "human", "assistant": "ai", "developer": "system"}
 
 
+def text_of(message: BaseMessage) -> str:
+    """Text of a message; of a list of content blocks only the text blocks are read."""
+    content = message.content
+    return content if isinstance(content, str) else str(message.text)
+
+
 def turns(messages: Sequence[BaseMessage]) -> list[tuple[str, str]]:
-    """(role, text) of every message; of a list of content blocks only the text blocks are read."""
-    return [(_role(message), str(message.text)) for message in messages]
+    """(role, text) of every message."""
+    return [(_role(message), text_of(message)) for message in messages]
 
 
 def _role(message: BaseMessage) -> str:
@@ -74,8 +90,9 @@ def answer_of(result: ChatResult, messages: Sequence[BaseMessage], form: "Form |
     generation = result.generations[0]
     message = generation.message
     usage = getattr(message, "usage_metadata", None)
-    sent = None if usage else sum(estimate_tokens(str(m.text)) for m in messages)
-    text, signals, invalid = str(message.text), _signals(generation), ""
+    sent = None if usage else sum(estimate_tokens(text_of(m)) for m in messages)
+    told = _metadata(generation)
+    text, signals, invalid = text_of(message), _signals(told), ""
     if form is not None and isinstance(message, AIMessage):
         verdict = form.judge(message)
         text, invalid = verdict.text, verdict.why
@@ -86,7 +103,7 @@ def answer_of(result: ChatResult, messages: Sequence[BaseMessage], form: "Form |
         prompt_tokens=usage["input_tokens"] if usage else sent,
         completion_tokens=usage["output_tokens"] if usage else None,
         signals=signals,
-        covered=_uncovered(generation, asked=form is not None),
+        covered=_uncovered(message, told, asked=form is not None),
         invalid=invalid,
         raw=result,
     )
@@ -96,9 +113,8 @@ def _metadata(generation: ChatGeneration) -> dict[str, Any]:
     return {**(generation.generation_info or {}), **generation.message.response_metadata}
 
 
-def _signals(generation: ChatGeneration) -> dict[str, float]:
-    """``response_metadata["signals"]``, and ``mean_logprob`` from token log-probabilities in OpenAI's shape."""
-    metadata = _metadata(generation)
+def _signals(metadata: Mapping[str, Any]) -> dict[str, float]:
+    """What stands under ``"signals"``, and ``mean_logprob`` from token log-probabilities in OpenAI's shape."""
     given = metadata.get("signals")
     told = {
         str(name): float(value)
@@ -116,13 +132,11 @@ def _signals(generation: ChatGeneration) -> dict[str, float]:
     return {"mean_logprob": mean, **told} if math.isfinite(mean) else told
 
 
-def _uncovered(generation: ChatGeneration, *, asked: bool) -> str:
-    message = generation.message
+def _uncovered(message: BaseMessage, told: Mapping[str, Any], *, asked: bool) -> str:
     old_style = message.additional_kwargs.keys() & {"tool_calls", "function_call"}
     calls = getattr(message, "tool_calls", None) or getattr(message, "invalid_tool_calls", None) or old_style
     if calls and not asked:
         return "answer has tool calls, which calib did not have"
-    told = _metadata(generation)
     if {str(told.get(name, "")).lower() for name in ("finish_reason", "stop_reason", "stopReason")} & FILTERED:
         return "answer was filtered by the provider"
     if message.additional_kwargs.get("refusal"):
@@ -135,6 +149,19 @@ def model_name_of(result: ChatResult) -> str | None:
     known = {**(result.llm_output or {}), **(_metadata(result.generations[0]) if result.generations else {})}
     name = known.get("model_name")
     return name if isinstance(name, str) and name else None
+
+
+def recalled(generation: ChatGeneration) -> ChatGeneration:
+    """An answer from LangChain's cache: its route says so, and that it cost nothing this time."""
+    route = generation.message.response_metadata.get("routenlp")
+    if not isinstance(route, Mapping):
+        return generation
+    attempts = [{**attempt, "cost_usd": 0.0} for attempt in route.get("attempts", ())]
+    told = {name: value for name, value in route.items() if name != "budget"}
+    told |= {"attempts": attempts, "cost_usd": 0.0, "cached": True}
+    metadata = {**generation.message.response_metadata, "routenlp": told}
+    message = generation.message.model_copy(update={"response_metadata": metadata})
+    return ChatGeneration(message=message, generation_info=generation.generation_info)
 
 
 def with_route(route: Route, declared: str) -> ChatResult:

@@ -17,7 +17,14 @@ from langgraph.errors import GraphBubbleUp
 
 from routenlp_integrations.langchain.capabilities import abilities_of, lacking
 from routenlp_integrations.langchain.messages import answer_of, human_id, turns, with_route
-from routenlp_integrations.langchain.planning import checked, content_departure, form_departure, unless_lapsed
+from routenlp_integrations.langchain.planning import (
+    changed_departure,
+    checked,
+    content_departure,
+    decoding_changes,
+    form_departure,
+    unless_lapsed,
+)
 from routenlp_integrations.langchain.run_config import task_and_tier, thread
 from routenlp_integrations.langchain.student import FINGERPRINT, StudentChatModel
 from routenlp_integrations.langchain.task_config import TASK
@@ -201,19 +208,25 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         if forced is not None:
             return self.router.force(text, task, ROUTE_ONLY, forced, "tier forced by configurable['tier']")
         asked = {"tools": request.tools, "tool_choice": request.tool_choice, "response_format": request.response_format}
-        new = form_departure({**request.model_settings, **asked}) or content_departure(sent)
+        settings = request.model_settings
+        new = form_departure(settings) or form_departure(asked) or content_departure(sent, said)
+        changed = "" if new else changed_departure(decoding_changes(settings, {}))
         start: Start | None = None
         if new and self.uncalibrated == "reference":
             tier, why = len(self._names) - 1, [new]
         else:
             start = self.router.start(text, task, ROUTE_ONLY)
-            tier, why = start.tier, [new, start.reason.removesuffix(f"; sent to {self._names[start.tier]}")]
-        departs = bool(new)
+            tier, why = start.tier, [new or changed, start.reason.removesuffix(f"; sent to {self._names[start.tier]}")]
+        departs = bool(new or changed)
+        # What calib did not have is no part of what a certificate is about, wherever it goes.
+        departed = (lambda *_: None) if departs else self.router.outages.departed
         reached = self._reached(sent, said) if self.sticky else 0
         if reached > tier:
+            departed(self._names[tier], f"a run has gone up to {self._names[reached]}")
             tier, departs = reached, True
             why.append(f"the run has gone up to {self._names[tier]}")
         if (unable := self._names[tier]) in lacks:
+            departed(unable, f"{unable} lacks {lacks[unable]}")
             why.append(f"{unable} lacks {lacks[unable]}")
             tier, departs = max(k for k, name in enumerate(self._names) if name not in lacks), True
         if start is not None and not departs:
@@ -234,7 +247,9 @@ class RoutingMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     def _at(self, name: str, request: ModelRequest[Any]) -> ModelRequest[Any]:
         """The same request to another model; what is bound to the tier gives way to the request's own settings."""
         tier = self._models[name]
-        settings = {**tier.bound, **request.model_settings}
+        # None says nothing: it must not take away what the tier was made with.
+        own = {key: value for key, value in request.model_settings.items() if value is not None}
+        settings = {**tier.bound, **own}
         if isinstance(tier.model, StudentChatModel):
             declared = self.router.portfolio.tiers[self.router.portfolio.index(name)].model
             task = self.router.scopes.named(task_and_tier()[0] or self.task)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from langchain_core.messages import BaseMessage, ChatMessage, FunctionMessage, ToolMessage
+from langchain_core.messages import BaseMessage, ChatMessage, FunctionMessage, HumanMessage, SystemMessage, ToolMessage
 
 from routenlp_integrations.langchain.capabilities import Abilities, lacking
 from routenlp_integrations.langchain.messages import model_name_of, turns
@@ -11,6 +11,7 @@ from router_core.call_plan import (
     Plan,
     StreamPolicy,
     Uncalibrated,
+    changed_departure,
     checked_model,
     decoding_changes,
     form_departure,
@@ -19,7 +20,7 @@ from router_core.call_plan import (
     unless_lapsed,
 )
 from router_core.cascade import Answer
-from router_core.route_text import route_text
+from router_core.route_text import NOTHING_ASKED, asks, route_text
 from router_core.router import Router
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Plan",
     "StreamPolicy",
     "Uncalibrated",
+    "changed_departure",
     "checked",
     "content_departure",
     "form_departure",
@@ -36,6 +38,8 @@ __all__ = [
 ]
 
 _TOOL_ROLES = frozenset({"tool", "function"})
+_TOOL_MESSAGES = (ToolMessage, FunctionMessage)
+_PLAIN = (HumanMessage, SystemMessage)
 _TEXT = frozenset({"text", "reasoning", "thinking", "redacted_thinking"})
 """Content blocks that are text, or that a model thought before its text."""
 
@@ -45,13 +49,12 @@ def checked(router: Router, tier: str, answer: Answer) -> Answer:
     return checked_model(router, tier, answer, model_name_of(answer.raw))
 
 
-def content_departure(messages: Sequence[BaseMessage]) -> str:
-    """Why no calib row was a conversation of this kind; ``""`` for text."""
+def content_departure(messages: Sequence[BaseMessage], said: Sequence[tuple[str, str]]) -> str:
+    """Why no calib row was a conversation of this kind, `said` being its turns; ``""`` for text that a person asks."""
     for message in messages:
         if (
-            getattr(message, "tool_calls", None)
-            or getattr(message, "invalid_tool_calls", None)
-            or isinstance(message, ToolMessage | FunctionMessage)
+            _calls(message)
+            or isinstance(message, _TOOL_MESSAGES)
             or (isinstance(message, ChatMessage) and message.role in _TOOL_ROLES)
             or message.additional_kwargs.keys() & {"tool_calls", "function_call"}
         ):
@@ -61,7 +64,14 @@ def content_departure(messages: Sequence[BaseMessage]) -> str:
             kind = block.get("type", "other") if isinstance(block, dict) else "text"
             if kind not in _TEXT:
                 return f"the query holds {kind!r} content, which calib did not have"
-    return ""
+    return "" if asks(said) else NOTHING_ASKED
+
+
+def _calls(message: BaseMessage) -> bool:
+    # Pydantic takes its time to say that a message has no such attribute.
+    if type(message) in _PLAIN and not message.model_extra:
+        return False
+    return bool(getattr(message, "tool_calls", None) or getattr(message, "invalid_tool_calls", None))
 
 
 def plan(
@@ -85,17 +95,18 @@ def plan(
     InputError
         When no tier can serve the call, or the forced one cannot.
     """
+    said = turns(call.messages)
     return plan_call(
         router,
         call,
-        route_text(turns(call.messages)),
+        route_text(said),
         policy,
         task=task,
         tier=tier,
         forced_by="configurable['tier']",
         uncalibrated=uncalibrated,
         lacks=lacking(call, abilities),
-        content=content_departure(call.messages),
+        content=content_departure(call.messages, said),
         form=form_departure(call.params),
         changed=changed,
     )

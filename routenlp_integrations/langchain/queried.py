@@ -11,9 +11,9 @@ from langchain_core.runnables.config import run_in_executor
 from routenlp_integrations.langchain.assembled import AssembledChatModel
 from routenlp_integrations.langchain.configured import CONVERSATION, RUN, TIER
 from routenlp_integrations.langchain.forms import form_of
-from routenlp_integrations.langchain.messages import human_id, turns
+from routenlp_integrations.langchain.messages import human_id, text_of, turns
 from routenlp_integrations.langchain.planning import Plan, decoding_changes, plan, streamed_policy
-from routenlp_integrations.langchain.query import Query
+from routenlp_integrations.langchain.query import Parts, Query
 from routenlp_integrations.langchain.task_config import TASK
 from routenlp_integrations.langchain.tiers import Call
 from routenlp_integrations.langchain.tracing import Trace
@@ -37,29 +37,34 @@ class QueriedChatModel(AssembledChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], policy: str | None
     ) -> Query:
         """Plan a query; without a policy, by that of streams."""
-        router, log = self.current, self._log
-        decision = None if log is None else log.begin()
+        router, parts = self.current, self._parts
+        decision = None if parts.log is None else parts.log.begin()
         if policy is None:
             policy = streamed_policy(router, self.stream_policy, kwargs.get(TASK) or self.task)
-        made = self._plan(router, messages, stop, kwargs, policy)
-        return Query(router, made, log, decision, kwargs.get(CONVERSATION))
+        made = self._plan(router, parts, messages, stop, kwargs, policy)
+        return Query(router, made, parts.log, decision, kwargs.get(CONVERSATION), parts=parts)
 
     def _plan(
         self,
         router: Router,
+        parts: Parts,
         messages: list[BaseMessage],
         stop: list[str] | None,
         kwargs: Mapping[str, Any],
         policy: str,
     ) -> Plan:
-        params = {name: value for name, value in kwargs.items() if name not in _OURS}
+        # None says nothing: it must not take away what a tier or the model was made with.
+        params = {name: value for name, value in kwargs.items() if value is not None and name not in _OURS}
         for name in ("temperature", "max_tokens"):
             if getattr(self, name) is not None:
                 params.setdefault(name, getattr(self, name))
         task = kwargs.get(TASK) or self.task
-        pins = {tier.name: tier.model for tier in router.portfolio.tiers}
-        stopped = (self.stop or None) if stop is None else stop
-        call = Call(messages, stopped, params, form_of(params), router.scopes.named(task), pins)
+        stopped = (self.stop if stop is None else stop) or None
+        call = Call(messages, stopped, params, form_of(params), router.scopes.named(task), router.portfolio.models)
+        own = {"temperature": self.temperature, "max_tokens": self.max_tokens} if params else {}
+        changed = decoding_changes(params, own)
+        if stop is not None and list(stop) != (self.stop or []):
+            changed.append("stop")
         made = plan(
             router,
             call,
@@ -67,15 +72,15 @@ class QueriedChatModel(AssembledChatModel):
             task=task,
             tier=kwargs.get(TIER),
             uncalibrated=self.uncalibrated,
-            abilities=self._abilities,
-            changed=decoding_changes(kwargs, {"temperature": self.temperature, "max_tokens": self.max_tokens}),
+            abilities=parts.abilities,
+            changed=changed,
         )
         conversation = kwargs.get(CONVERSATION)
-        if self._sticky is not None:
+        if (sticky := self._sticky) is not None:
             key = conversation_key(turns(messages), conversation)
-            made = replace(made, start=self._sticky.start(router, made.start, key), key=key)
+            made = replace(made, start=sticky.start(router, made.start, key), key=key)
         if self.budget is not None:
-            tokens = sum(estimate_tokens(str(message.text)) for message in messages)
+            tokens = sum(estimate_tokens(text_of(message)) for message in messages)
             run = conversation or human_id(messages) or kwargs.get(RUN)
             made = replace(made, run=run, prompt_tokens=tokens)
         return made
@@ -93,7 +98,7 @@ class QueriedChatModel(AssembledChatModel):
             made.start,
             self.on_failure,
             self.on_reference_failure,
-            limits=self._limits,
+            limits=query.parts.limits,
             able=made.able,
             run=made.run,
             prompt_tokens=made.prompt_tokens,
@@ -102,17 +107,17 @@ class QueriedChatModel(AssembledChatModel):
     def _ask(
         self, query: Query, step: Step, run: CallbackManagerForLLMRun | None, trace: Trace | None
     ) -> Answer | Exception:
-        tier, call = self._models[step], query.plan.call
+        tier, call = query.parts.models[step], query.plan.call
         # Tokens of an answer that may be rejected must not reach the caller's callbacks.
-        return query.heard(step, perform(step, lambda: tier.ask(call, run if step.final else None, trace)))
+        return query.heard(step, perform(step, lambda: tier.generate(call, run if step.final else None, trace)))
 
     async def _aask(
         self, query: Query, step: Step, run: AsyncCallbackManagerForLLMRun | None, trace: Trace | None
     ) -> Answer | Exception:
-        tier, call = self._models[step], query.plan.call
-        return query.heard(step, await aperform(step, lambda: tier.aask(call, run if step.final else None, trace)))
+        tier, call = query.parts.models[step], query.plan.call
+        return query.heard(step, await aperform(step, lambda: tier.agenerate(call, run if step.final else None, trace)))
 
     def _finish(self, query: Query, route: Route) -> Route:
-        if self._sticky is not None and query.plan.key is not None:
-            self._sticky.served(query.plan.key, route.tier)
+        if query.plan.key is not None and (sticky := self._sticky) is not None:
+            sticky.served(query.plan.key, route.tier)
         return query.finish(route)

@@ -1,13 +1,23 @@
 """Task, tier and conversation that a run's configuration names, for code that is not handed the configuration."""
 
-from collections.abc import Mapping
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from langchain_core.runnables import ensure_config
 
 from router_core.errors import InputError
 
-__all__ = ["named", "task_and_tier", "thread"]
+__all__ = ["described", "named", "task_and_tier", "thread"]
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def described(method: F) -> F:
+    """Keep a method's signature with it: LangChain asks for that of `_generate` at every call."""
+    method.__signature__ = inspect.signature(method)  # type: ignore[attr-defined]
+    return method
 
 
 def task_and_tier() -> tuple[str | None, str | None]:

@@ -7,7 +7,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 
-from routenlp_integrations.langchain.messages import answer_of, model_name_of, route_metadata
+from routenlp_integrations.langchain.messages import answer_of, model_name_of, route_metadata, text_of
 from routenlp_integrations.langchain.tiers import Call, as_chunk
 from router_core.cascade import Answer, Route
 from router_core.errors import TierError
@@ -61,7 +61,7 @@ class Screen:
             return self._calls or bool(content.strip() if isinstance(content, str) else content)
         if self._calls:
             return self._call.form is not None
-        return bool(str(message.text).strip())
+        return bool(text_of(message).strip())
 
     def answer(self) -> Answer:
         """The whole answer, once the stream has ended."""
@@ -71,7 +71,7 @@ class Screen:
 
     def broken(self, tier: str, error: Exception) -> TierError:
         """What is raised when a tier fails after something was shown: another answer cannot be put behind it."""
-        told = sum(len(str(chunk.message.text)) for chunk in self._all)
+        told = sum(len(text_of(chunk.message)) for chunk in self._all)
         return TierError(
             f"{tier} failed in the middle of its answer, after {told} characters of it were shown: "
             f"{type(error).__name__}"
@@ -93,9 +93,11 @@ def last_chunks(route: Route, declared: str) -> Iterator[ChatGenerationChunk]:
     if not route.answer.shown:
         message = whole.message.model_copy(update={"chunk_position": None})
         yield ChatGenerationChunk(message=message, generation_info=whole.generation_info)
-    told = {"routenlp": route_metadata(route)}
-    if model_name_of(result) is None:
-        told["model_name"] = declared  # type: ignore[assignment]
+    told: dict[str, object] = {"routenlp": route_metadata(route)}
+    # A name of another type that a provider gave is shown already, and LangChain cannot add text to it.
+    given = {**(whole.generation_info or {}), **whole.message.response_metadata}.get("model_name")
+    if model_name_of(result) is None and isinstance(given, str | None):
+        told["model_name"] = declared
     content: str | list[str | dict[str, object]] = "" if isinstance(whole.message.content, str) else []
     last = AIMessageChunk(content=content, response_metadata=told, chunk_position="last")
     yield ChatGenerationChunk(message=last)

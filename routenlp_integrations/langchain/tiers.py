@@ -170,31 +170,15 @@ class TierModel:
         answer = answer_of(result, call.messages, call.form)
         return answer if price is None else replace(answer, cost_usd=price)
 
-    def ask(
-        self, call: Call, run_manager: CallbackManagerForLLMRun | None, trace: Trace | None = None
-    ) -> Answer | Exception:
-        """Answer, or what the tier raised."""
-        try:
-            return self.generate(call, run_manager, trace)
-        except Exception as error:
-            return error
-
-    async def aask(
-        self, call: Call, run_manager: AsyncCallbackManagerForLLMRun | None, trace: Trace | None = None
-    ) -> Answer | Exception:
-        """Answer, or what the tier raised."""
-        try:
-            return await self.agenerate(call, run_manager, trace)
-        except Exception as error:
-            return error
-
     def stream(
         self, call: Call, run_manager: CallbackManagerForLLMRun | None, trace: Trace | None = None
     ) -> Generator[ChatGenerationChunk, None, None]:
         """Answer chunk by chunk; in one chunk where the tier cannot stream."""
         model, params = self._ready(call)
         if not model._should_stream(async_api=False, **{**params, "stream": True}):
-            yield as_chunk(self.generate(call, run_manager, trace).raw)
+            whole: ChatResult = self.generate(call, run_manager, trace).raw
+            if whole.generations:
+                yield as_chunk(whole)
             return
         attempt = trace.begin(self.name, model, call.messages, params) if trace else None
         seen: list[ChatGenerationChunk] = []
@@ -218,7 +202,9 @@ class TierModel:
         """Answer chunk by chunk, without blocking the event loop."""
         model, params = self._ready(call)
         if not model._should_stream(async_api=True, **{**params, "stream": True}):
-            yield as_chunk((await self.agenerate(call, run_manager, trace)).raw)
+            whole: ChatResult = (await self.agenerate(call, run_manager, trace)).raw
+            if whole.generations:
+                yield as_chunk(whole)
             return
         attempt = await trace.abegin(self.name, model, call.messages, params) if trace else None
         seen: list[ChatGenerationChunk] = []
@@ -263,8 +249,6 @@ def _cache_key(model: BaseChatModel, call: Call, params: Mapping[str, Any]) -> t
 
 def as_chunk(result: ChatResult) -> ChatGenerationChunk:
     """A whole answer as one chunk, the provider's ``llm_output`` kept in its metadata."""
-    if not result.generations:
-        return ChatGenerationChunk(message=AIMessageChunk(content=""))
     first: ChatGeneration = result.generations[0]
     fields = first.message.model_dump(exclude={"type"}) if isinstance(first.message, AIMessage) else {}
     told = {**(result.llm_output or {}), **first.message.response_metadata}

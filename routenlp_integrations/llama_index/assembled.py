@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 
 from llama_index.core.base.llms.types import LLMMetadata
 from llama_index.core.llms.function_calling import FunctionCallingLLM
-from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, field_serializer
+from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, ValidationError, field_serializer
 
 from routenlp_integrations.llama_index.capabilities import Abilities, abilities_of, check_declared, common_metadata
 from routenlp_integrations.llama_index.query import asking
@@ -16,7 +16,7 @@ from router_core.breaker import Breaker
 from router_core.budget import Budget
 from router_core.call_plan import StreamPolicy, Uncalibrated
 from router_core.cascade import match_tiers
-from router_core.errors import BundleError, InputError
+from router_core.errors import BundleError, InputError, of_validation
 from router_core.limits import Limits
 from router_core.release import is_root
 from router_core.retries import RetryPolicy
@@ -79,7 +79,10 @@ class AssembledLLM(FunctionCallingLLM):
 
     def __init__(self, **given: Any) -> None:
         # Here and not in validators, which would wrap what is raised.
-        super().__init__(**_loaded(given))
+        try:
+            super().__init__(**_loaded(given))
+        except ValidationError as error:
+            raise of_validation("RoutingLLM", error) from None
         self._assemble()
         self._open_log()
 

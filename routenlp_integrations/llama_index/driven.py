@@ -32,10 +32,11 @@ from router_core.call_plan import (
     streamed_policy,
 )
 from router_core.driving import Step, Steps, advance, aperform, break_off, perform, walking
+from router_core.errors import InputError
 from router_core.logged_query import BROKEN, LEFT
 from router_core.policy import CASCADE
 from router_core.route import Route
-from router_core.route_text import route_text
+from router_core.route_text import NOTHING_ASKED, asks, route_text
 from router_core.showing import Deadline, leaving
 from router_core.sticky import conversation_key
 from router_core.walk import walk
@@ -51,7 +52,11 @@ class DrivenLLM(AssembledLLM):
 
     def _call(self, messages: Sequence[ChatMessage] | None, prompt: str, formatted: bool, kwargs: Any) -> Call:
         given = None if messages is None else list(messages)
-        return Call(given, prompt, formatted, kwargs, form_of(kwargs))
+        if given is not None and not given:
+            raise InputError("the conversation has no messages; give chat at least one, such as a user's")
+        # None says nothing: it must not take away what a tier was made with.
+        told = {name: value for name, value in kwargs.items() if value is not None}
+        return Call(given, prompt, formatted, told, form_of(told))
 
     def _begin(self, call: Call, asked: Asked, policy: str | None, span: str | None) -> Query:
         """Plan a query; without a policy, by that of streams."""
@@ -69,7 +74,7 @@ class DrivenLLM(AssembledLLM):
             forced_by="tier=",
             uncalibrated=self.uncalibrated,
             lacks=lacking(call, self._abilities),
-            content=content_departure(call.messages),
+            content=content_departure(call.messages) or ("" if asks(call.said) else NOTHING_ASKED),
             form=form_departure(call.params),
             changed=decoding_changes(call.params, {}),
         )

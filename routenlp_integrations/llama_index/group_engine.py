@@ -17,7 +17,7 @@ from llama_index.core.schema import QueryBundle
 from routenlp_integrations.llama_index.events import RoutingDecisionEvent
 from routenlp_integrations.llama_index.group_streams import AsyncStream, Stream
 from routenlp_integrations.llama_index.groups import EngineGroup, streams
-from routenlp_integrations.llama_index.node_evidence import answer_of, text_of
+from routenlp_integrations.llama_index.node_evidence import answer_of, model_name_of, text_of
 from routenlp_integrations.llama_index.routes import QueryRoutes, put, told_of
 from router_core.call_plan import Plan, streamed_policy
 from router_core.driving import Step, Steps, advance, aperform, break_off, perform, walking, within
@@ -50,8 +50,8 @@ class _Query(LoggedQuery):
     def start(self) -> Start:
         return self.plan.start
 
-    def model_of(self, raw: Any) -> None:
-        return None
+    def model_of(self, raw: Any) -> str | None:
+        return model_name_of(raw)
 
     def asked(self) -> str:
         return self.bundle.query_str

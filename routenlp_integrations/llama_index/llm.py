@@ -52,8 +52,10 @@ class RoutingLLM(ToolCallingLLM):
 
     ``chat(..., task="t", tier="large", conversation="c")`` names the task of one call, forces a tier and names the
     conversation; ``with RoutingLLM.asking(task="t"):`` does it for every call in a block, such as those of a query
-    engine. A forced tier before the reference has no certificate. Other arguments go to the tiers as they are. What of
-    a conversation is routed says `router_core.route_text.route_text`; certificates are about traffic like the records.
+    engine. A forced tier before the reference has no certificate. Other arguments go to the tiers as they are; with one
+    that is not known to be harmless (``user``, ``metadata``, ``extra_headers`` and the like are), a cheap answer has no
+    certificate either. What of a conversation is routed says `router_core.route_text.route_text`; certificates are
+    about traffic like the records.
 
     Parameters
     ----------

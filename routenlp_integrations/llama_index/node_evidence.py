@@ -15,7 +15,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore
 from router_core.route import Answer
 from router_core.router import estimate_tokens
 
-__all__ = ["EMPTY_RESPONSE", "Price", "answer_of", "signals_of", "text_of"]
+__all__ = ["EMPTY_RESPONSE", "Price", "answer_of", "model_name_of", "signals_of", "text_of"]
 
 EMPTY_RESPONSE = "Empty Response"
 """What LlamaIndex's synthesizers say when there was nothing to answer from; read as no answer."""
@@ -74,11 +74,17 @@ def signals_of(
         told["retrieval_score"] = scores[0] if scores else 0.0
         told["retrieval_margin"] = scores[0] - scores[1] if len(scores) > 1 else 0.0
     told["groundedness"] = _groundedness(question, text, _contents(nodes) if contents is None else contents)
-    # A response's metadata also holds that of its nodes, by their ids.
-    given = None if any(node.node.node_id == "signals" for node in nodes) else (metadata or {}).get("signals")
+    given = _own(metadata, nodes, "signals")
     if isinstance(given, Mapping):
         told |= {str(name): float(value) for name, value in given.items() if isinstance(value, int | float)}
     return {name: value for name, value in told.items() if math.isfinite(value)}
+
+
+def _own(metadata: Mapping[str, Any] | None, nodes: list[NodeWithScore], name: str) -> Any:
+    """What a response says of itself; its metadata also holds that of its nodes, by their ids."""
+    if not metadata or name not in metadata or any(node.node.node_id == name for node in nodes):
+        return None
+    return metadata[name]
 
 
 def _contents(nodes: list[NodeWithScore]) -> list[str]:
@@ -90,13 +96,28 @@ def _groundedness(question: str, text: str, contents: Sequence[str]) -> float:
     new = said - set(_WORD.findall(question.lower())) or said
     if not new or not contents:
         return 0.0
-    return len(new.intersection(frozenset().union(*map(_words, contents)))) / len(new)
+    missing = new
+    for content in contents:
+        missing = missing - _read(content)[0]
+    return (len(new) - len(missing)) / len(new)
 
 
 @lru_cache(maxsize=512)
-def _words(content: str) -> frozenset[str]:
-    """Words of a node, kept: the same ones are retrieved again and again, and by every engine of a group."""
-    return frozenset(_WORD.findall(content.lower()))
+def _read(content: str) -> tuple[frozenset[str], int]:
+    """Words and tokens of a node, kept: the same ones are retrieved again and again, and by every engine of a group."""
+    return frozenset(_WORD.findall(content.lower())), estimate_tokens(content)
+
+
+def model_name_of(response: RESPONSE_TYPE) -> str | None:
+    """Name of the model as an engine gives it, under ``"model_name"`` or ``"model"`` of the metadata; None if not.
+
+    LlamaIndex's own synthesizers drop what their LLM said beside its text, so that their responses name no model.
+    """
+    for name in ("model_name", "model"):
+        told = _own(response.metadata, response.source_nodes or [], name)
+        if isinstance(told, str) and told:
+            return told
+    return None
 
 
 def answer_of(name: str, question: str, response: RESPONSE_TYPE, text: str, price: Price | None = None) -> Answer:
@@ -123,7 +144,7 @@ def answer_of(name: str, question: str, response: RESPONSE_TYPE, text: str, pric
     contents = _contents(nodes)
     sent, received = _tokens(metadata.get("usage"))
     if sent is None:
-        sent = estimate_tokens(question) + sum(map(estimate_tokens, contents))
+        sent = estimate_tokens(question) + sum(_read(content)[1] for content in contents)
     return Answer(
         text,
         prompt_tokens=sent,
@@ -136,7 +157,7 @@ def answer_of(name: str, question: str, response: RESPONSE_TYPE, text: str, pric
 
 def _tokens(usage: Any) -> tuple[int | None, int | None]:
     """Prompt and completion tokens that an engine tells, None where it does not."""
-    if not isinstance(usage, Mapping):
+    if usage is None or not isinstance(usage, Mapping):
         return None, None
     found = [next((usage[name] for name in names if isinstance(usage.get(name), int)), None) for names in _USAGE]
     return found[0], found[1]

@@ -46,6 +46,10 @@ class RouterQueryEngine(theirs.RouterQueryEngine):
 
     A `RoutingDecisionEvent` with the same is dispatched in the query's span, for a stream when it ends.
 
+    An engine that names the model that answered, as ``metadata["model_name"]`` or ``["model"]``, is held to the
+    certified one, as the tiers of `RoutingLLM` are: another one is covered by nothing and lets certificates lapse.
+    LlamaIndex's own synthesizers name none.
+
     A group without a bundle goes to its last engine, and the reason says so, unless its `EngineGroup` asks for an
     uncertified `AnswerRule`.
 

@@ -166,29 +166,7 @@ class ConformalSelector(BaseSelector):
     @property
     def statement(self) -> tuple[str, ...]:
         """What is promised, of what, and what voids it; one sentence a line."""
-        sets, taken, counts = self.judge.sets, self.judge.taken, self.judge.counts
-        kind = "for the queries of each choice" if sets.per_label else "marginal over calibration draws and queries"
-        lines = [
-            f"{len(self.judge.choices)} choices, read by {self.judge.encoder_kind}; {counts.train} labelled queries "
-            f"to fit, {counts.calib} to calibrate ({counts.repeats} repeats set aside, {counts.straddlers} taken out).",
-            f"Sets: P(right choice in the set) >= {1.0 - sets.alpha:g}, {kind} (split conformal, n = {sets.n}).",
-            f"Taken when the set holds one choice: P(taken and wrong) <= {sets.alpha:g}, in expectation.",
-        ]
-        if sets.too_few:
-            names = [self.judge.choices[i].name or self.judge.choices[i].description for i in sets.too_few]
-            lines.append(f"Too few calibration queries to leave anything out: {', '.join(map(repr, names))}.")
-        if taken.threshold is None:
-            lines.append(f"Taken by certificate: nothing was shown at alpha = {taken.alpha:g}; every query asks.")
-        else:
-            lines.append(
-                f"Taken by certificate (probability >= {taken.threshold:.3g}): P(taken and wrong) <= {taken.alpha:g} "
-                f"with confidence {1.0 - taken.delta:g} ({taken.wrong} wrong among {taken.taken} taken of {taken.n})."
-            )
-        lines.append(
-            "Void for queries unlike the calibration queries, for choices added, removed or given another meaning, "
-            "and for the choice taken after asking or for want of anyone to ask."
-        )
-        return tuple(lines)
+        return self.judge.statement
 
     def __repr__(self) -> str:
         return "\n".join((f"ConformalSelector(mode={self.mode!r}, decide={self.decide!r})", *self.statement))

@@ -26,8 +26,8 @@ from router_core.portfolio import Portfolio, Tier
 __all__ = [
     "PRICES",
     "ExtractiveEngine",
-    "HashedEmbedding",
     "ReadingLLM",
+    "WordEmbedding",
     "company_engines",
     "company_index",
     "synthesising",
@@ -80,20 +80,21 @@ class ReadingLLM(CustomLLM):
         return words()
 
 
-class HashedEmbedding(BaseEmbedding):
-    """Words hashed into a vector, rare ones of the documents counting most: an index without any model."""
+class WordEmbedding(BaseEmbedding):
+    """One number for every word of the documents, rare ones counting most: an index without any model."""
 
-    _weight: dict[str, float] = PrivateAttr(default_factory=dict)
+    _word: dict[str, tuple[int, float]] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
         found = Counter(word for text in documents().values() for word in set(_WORD.findall(text.lower())))
-        self._weight = {word: math.log(len(documents()) / count) for word, count in found.items()}
+        self._word = {word: (at, math.log(len(documents()) / found[word])) for at, word in enumerate(sorted(found))}
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        vector = [1e-9] * 1024
-        for word in set(_WORD.findall(text.lower())):
-            vector[int(sha256(word.encode()).hexdigest()[:8], 16) % 1024] += self._weight.get(word, 0.0)
+        # A text of unknown words needs a length too.
+        vector = [1e-9] * len(self._word)
+        for at, weight in {self._word[word] for word in _WORD.findall(text.lower()) if word in self._word}:
+            vector[at] += weight
         return vector
 
     def _get_query_embedding(self, query: str) -> list[float]:

@@ -27,7 +27,8 @@ from router_core.ledger.records import records_from_ledger
 from router_core.ledger.url import is_ledger_url
 from router_core.records import Records, read_records
 from router_core.scopes import CertifyBy, Scopes
-from router_core.splits import Prepared, hash_key, prepare
+from router_core.sketches import Sketches
+from router_core.splits import Prepared, prepare, query_keys
 
 __all__ = ["calibrate", "certify_bundle"]
 
@@ -55,6 +56,7 @@ def calibrate(
     records
         Records, or files to read them from: the rows marked calib if there is a ``split`` column, else every row.
         Of a ledger the random audits, without queries the bundle was trained or tuned on; never the escalations.
+        Near-duplicates of such queries (`router_core.sketches`) are left out of either, with their groups.
     out
         Folder to write; nothing is written when None.
     risk, alpha, delta, certify_by, simultaneous, max_age_days, max_decisions
@@ -85,12 +87,13 @@ def calibrate(
         records = _read(records, bundle)
     prepared, drops, foreign = _calib(bundle, records)
     _check_fresh(bundle, prepared)
+    prepared, near = _without_near_duplicates(bundle, prepared)
     candidate, choices = _candidate(bundle, settings, prepared)
     told = told_of(settings, candidate, bundle.settings["train_means"])
     frozen = candidate_parts(
         bundle.portfolio, candidate.scopes, candidate.scorer, candidate.policies, told, bundle.baselines
     )
-    mine = np.unique(hash_keys([prepared.records.group[i] for i in prepared.calib_all.tolist()]))
+    mine = hash_keys(query_keys(prepared.records, prepared.calib_all.tolist()))
     keys = bundle.keys
     if earlier is not None:
         keys = keys.merged(earlier)
@@ -114,6 +117,7 @@ def calibrate(
                 "repeats": len(prepared.calib_all) - len(prepared.calib),
                 "drops": str(drops),
                 "other_tasks": foreign,
+                "near_duplicates": near,
                 "from": bundle.id,
                 "paths": "laid again from the scores on tune" if "tuned.npz" in bundle.baselines else "kept",
             },
@@ -158,7 +162,7 @@ def certify_bundle(
     """
     prepared, _, _ = _calib(bundle, records)
     _check_fresh(bundle, prepared)
-    mine = np.unique(hash_keys([prepared.records.group[i] for i in prepared.calib_all.tolist()]))
+    mine = hash_keys(query_keys(prepared.records, prepared.calib_all.tolist()))
     keys = bundle.keys if earlier is None else bundle.keys.merged(earlier)
     candidate, uses = candidate_of(bundle), keys.used(mine) + 1
     shown, compared = certify(candidate, prepared.records, prepared.calib, uses, progress, incumbent=incumbent)
@@ -192,18 +196,34 @@ def _calib(bundle: Bundle, records: Records) -> tuple[Prepared, Any, int]:
 
 
 def _check_fresh(bundle: Bundle, prepared: Prepared) -> None:
-    """Refuse calibration rows whose group, or whose own text, the bundle was trained or tuned on."""
+    """Refuse calibration rows that the bundle was trained or tuned on, by any of their keys."""
     records, learned = prepared.records, np.union1d(bundle.keys.train, bundle.keys.tune)
-    seen = [
-        bool(np.isin(hash_keys([records.group[i], hash_key(records.prompt[i])]), learned).any())
-        for i in prepared.calib_all.tolist()
-    ]
+    seen = [bool(np.isin(hash_keys(query_keys(records, [i])), learned).any()) for i in prepared.calib_all.tolist()]
     if any(seen):
         msg = (
             f"{records.source}: {sum(seen)} of {len(seen)} calibration queries share a key with what the bundle was "
             "trained or tuned on; a certificate needs queries that nothing was fitted on, so leave these out"
         )
         raise InputError(msg)
+
+
+def _without_near_duplicates(bundle: Bundle, prepared: Prepared) -> tuple[Prepared, int | None]:
+    """Leave out groups with a near-duplicate of what was learned; how many queries went, None if nobody can tell."""
+    sketches, records, rows = Sketches.from_parts(bundle.baselines), prepared.records, prepared.calib_all
+    if sketches is None:
+        return prepared, None
+    at = rows.tolist()
+    near = rows[sketches.near([records.prompt[i] for i in at], [records.task[i] for i in at])]
+    if not len(near):
+        return prepared, 0
+    left = prepared.without(near)
+    if not len(left.calib):
+        msg = (
+            f"{records.source}: all {len(rows)} calibration queries are near-duplicates of what the bundle was trained "
+            "or tuned on; a certificate needs queries that nothing was fitted on, so give others"
+        )
+        raise InputError(msg)
+    return left, len(rows) - len(left.calib_all)
 
 
 def _candidate(bundle: Bundle, settings: FitSettings, prepared: Prepared) -> tuple[Candidate, Any]:

@@ -15,19 +15,20 @@ from numpy.typing import NDArray
 from router_core.betting import betting_order
 from router_core.certificate import PathResult
 from router_core.claim import Certificate
-from router_core.fitting.candidates import ScoreTable
 from router_core.fitting.deployment import deployed
 from router_core.fitting.frozen import Candidate, candidate_of, policy_table, scope_table
 from router_core.fitting.incumbent import Comparison, Incumbent, compare
 from router_core.fitting.rivals import BASELINES
-from router_core.fitting.tables import Progress, bad_answers
+from router_core.fitting.score_table import ScoreTable
+from router_core.fitting.tables import Progress, bad_answers, scope_rows
 from router_core.keys import ids_sha256
 from router_core.policy import Policy
 from router_core.records import Records
 from router_core.risks import Plan, certify_served, least_n, retained
 from router_core.scopes import ALL, Scopes
+from router_core.splits import one_of_each
 
-__all__ = ["certify", "in_betting_order", "path_outcome", "unshown"]
+__all__ = ["certify", "compared_rows", "in_betting_order", "path_outcome", "unshown"]
 
 
 def path_outcome(table: ScoreTable, path: Policy, plan: Plan, risk: str, alpha: float, delta: float) -> PathResult:
@@ -88,7 +89,7 @@ def certify(
     records
         Completed records.
     calib
-        Row numbers, one per group.
+        Row numbers, one per group and label (`Prepared.calib`); each scope reads one per group.
     uses
         How many times these rows have been used to certify, this one included.
     incumbent
@@ -105,7 +106,8 @@ def certify(
     calib = in_betting_order(records, calib)
     shown: dict[tuple[str, str], Certificate] = {}
     for view in candidate.scopes.views:
-        rows, table = scope_table(candidate, records, calib, view.scope, bad, progress)
+        served = scope_rows(records, candidate.scopes, view.scope, calib)
+        rows, table = scope_table(candidate, records, served, view.scope, bad, progress)
         ids = ids_sha256(records.query_id[i] for i in rows.tolist())
         hidden = _hidden(candidate, records, rows)
         for (scope, name), path in sorted(candidate.policies.items()):
@@ -130,12 +132,17 @@ def certify(
                 minimum_n=least,
                 calib_sha256=ids,
                 use_count=uses,
-                notes=(*_notes(candidate.scopes, scope), *_gaps(table, path)),
+                notes=(*_notes(candidate.scopes, scope, records, rows), *_gaps(table, path)),
             )
     if incumbent is None:
         return shown
     steps = {key: certificate.step for key, certificate in shown.items()}
-    return shown, _measured(candidate, steps, records, calib, incumbent, progress)
+    return shown, _measured(candidate, steps, records, compared_rows(records, calib), incumbent, progress)
+
+
+def compared_rows(records: Records, calib: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The calibration rows on which a candidate is compared with what serves: of each group one for every task."""
+    return np.asarray(one_of_each(records, calib.tolist(), lambda i: records.task[i]), np.intp)
 
 
 def unshown(candidate: Candidate) -> Shown:
@@ -199,10 +206,19 @@ def _gaps(table: ScoreTable | None, path: Policy) -> tuple[str, ...]:
     return (f"{unknown} items lack an answer or a signal that serving has, and count as bad",) if unknown else ()
 
 
-def _notes(scopes: Scopes, scope: str) -> tuple[str, ...]:
+def _notes(scopes: Scopes, scope: str, records: Records, rows: NDArray[np.intp]) -> tuple[str, ...]:
+    """What mix the claim is about: that of the scope's calibration items, which need not be that of train."""
+    at = rows.tolist()
     if scope in ("*", ALL) and scope not in scopes.subtasks:
         if len(scopes.subtasks) > 1:
-            return (f"holds for the calibration mix of {len(scopes.subtasks)} tasks, not for each",)
+            return _mix("task", {records.task[i] for i in at})
         scope = next(iter(scopes.subtasks))
-    subtasks = scopes.subtasks.get(scope.removesuffix("/*"), ())
-    return (f"holds for this mix of {len(subtasks)} subtasks, not for each",) if subtasks else ()
+    if not scopes.subtasks.get(scope.removesuffix("/*")):
+        return ()
+    return _mix("subtask", {records.subtask[i] for i in at} - {""})
+
+
+def _mix(kind: str, names: set[str]) -> tuple[str, ...]:
+    if len(names) == 1:
+        return (f"holds for {kind} {next(iter(names))!r}, the only one among the calibration items",)
+    return (f"holds for the calibration mix of {len(names)} {kind}s, not for each",) if names else ()

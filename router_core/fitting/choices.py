@@ -19,7 +19,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from router_core.choices import Choice, ChoiceJudge, ChoiceModel, Counts, TextVectors, distinct, softmax
+from router_core.choice_model import Choice, ChoiceModel, TextVectors, distinct, softmax
+from router_core.choices import ChoiceJudge, Counts
 from router_core.errors import InputError, MissingExtraError
 from router_core.fitting.static import vocabulary_of
 from router_core.groups import hash_key, merge_near_duplicates, unit_interval

@@ -39,9 +39,7 @@ _PRESENT = 0.99
 class _Rows:
     """Training rows under one view."""
 
-    prompts: Sequence[str]
-    labels: Sequence[str]
-    predictions: Sequence[Prediction]
+    before: Sequence[Sequence[float]]
     bad: NDArray[np.uint8]
     log_cost: NDArray[np.float64]
 
@@ -82,18 +80,13 @@ def fit_view_models(
     names = _frequent(labels)
     scale = float(reference_cost.mean())
     floor = max(scale * 1e-3, 1e-12)
-    rows = _Rows(prompts, labels, predictions, bad, np.log(np.maximum(reference_cost, floor) / max(scale, floor)))
-    before = np.asarray(
-        [
-            prompt_features(prompt, prediction, label, names)
-            for prompt, prediction, label in zip(prompts, predictions, labels, strict=True)
-        ],
-        np.float32,
-    )
-    cost = CostModel(names, _ridge(before, rows.log_cost))
-    answers = tuple(
-        _fit_tier(k, rows, known, tried_sets[k], tuple(tiers), names, seed + k) for k in range(len(tiers) - 1)
-    )
+    before = [
+        prompt_features(prompt, prediction, label, names)
+        for prompt, prediction, label in zip(prompts, predictions, labels, strict=True)
+    ]
+    rows = _Rows(before, bad, np.log(np.maximum(reference_cost, floor) / max(scale, floor)))
+    cost = CostModel(names, _ridge(np.asarray(before, np.float32), rows.log_cost))
+    answers = tuple(_fit_tier(k, rows, known, tried_sets[k], tuple(tiers), seed + k) for k in range(len(tiers) - 1))
     return ViewModels(cost, answers)
 
 
@@ -109,7 +102,6 @@ def _fit_tier(
     known: Known,
     tried_sets: Sequence[tuple[int, ...]],
     tiers: tuple[str, ...],
-    labels: tuple[str, ...],
     seed: int,
 ) -> EvidenceModel | None:
     alone = known.get((tier, ()))
@@ -123,21 +115,21 @@ def _fit_tier(
     keys = tuple(sorted(key for key, count in counts.most_common(_KEYS) if count >= least))
     signals = Counter(name for item in present for name, value in item.signals.items() if np.isfinite(value))
     used = tuple(sorted(name for name, count in signals.items() if count >= _PRESENT * len(present)))
-    blank = EvidenceModel(tiers[:tier], labels, keys, used, Forest.constant(0.0), Linear(np.zeros(0), 0.0))
+    blank = EvidenceModel(tiers[:tier], keys, used, Forest.constant(0.0), Linear(np.zeros(0), 0.0))
     vectors: list[NDArray[np.float32]] = []
     index: list[int] = []
     for tried in tried_sets:
         for i, item in enumerate(known.get((tier, tried), ())):
             if item is None:
                 continue
-            vector = blank.features(rows.prompts[i], rows.predictions[i], rows.labels[i], item)
+            vector = blank.features(rows.before[i], item)
             if np.isfinite(vector).all():
                 vectors.append(vector)
                 index.append(i)
     x, at = np.asarray(vectors, np.float32), np.asarray(index)
     weight = np.full(len(at), 1.0 / len(tried_sets))
     risk = _forest(x, rows.bad[at, tier], weight, seed)
-    return EvidenceModel(tiers[:tier], labels, keys, used, risk, _ridge(x, rows.log_cost[at]))
+    return EvidenceModel(tiers[:tier], keys, used, risk, _ridge(x, rows.log_cost[at]))
 
 
 def _forest(x: NDArray[np.float32], y: NDArray[np.uint8], weight: NDArray[np.float64], seed: int) -> Forest:

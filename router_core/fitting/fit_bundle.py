@@ -27,7 +27,8 @@ from router_core.lapse import Validity
 from router_core.portfolio import Portfolio, Tier, derive_prices
 from router_core.records import Records, choose_tiers, read_records
 from router_core.scopes import ALL, CERTIFY_BY, CertifyBy, Scopes
-from router_core.splits import Prepared, hash_key, prepare
+from router_core.sketches import SKETCHES, Sketches
+from router_core.splits import Prepared, prepare, query_keys
 
 __all__ = ["FitSettings", "fit", "told_of"]
 
@@ -150,7 +151,7 @@ def fit(
     keys = _keys(prepared, earlier)
     uses = keys.used(_calib_keys(prepared)) + 1
     told = told_of(settings, candidate, _train_means(prepared, candidate.scopes))
-    opaque = {**candidate.baselines.parts(), **work.tuned.parts()}
+    opaque = {**candidate.baselines.parts(), **work.tuned.parts(), SKETCHES: _sketches(prepared, learned).part()}
     frozen = candidate_parts(priced, candidate.scopes, candidate.scorer, candidate.policies, told, opaque)
     shown = certify(candidate, prepared.records, prepared.calib, uses, progress) if certified else unshown(candidate)
     bundle = Bundle(
@@ -223,19 +224,21 @@ def _check_train(prepared: Prepared) -> None:
 
 def _keys(prepared: Prepared, earlier: KeyLedger | None) -> KeyLedger:
     records = prepared.records
-    # The group's name depends on which records came together; a query's own key does not, so both are kept.
-    train, tune = (
-        np.unique(hash_keys(key for i in rows.tolist() for key in (records.group[i], hash_key(records.prompt[i]))))
-        for rows in (prepared.train, prepared.tune)
-    )
-    check_disjoint(train=train, tune=tune, calib=_calib_keys(prepared))
+    train, tune = (hash_keys(query_keys(records, rows.tolist())) for rows in (prepared.train, prepared.tune))
+    # Two groups may hold the same few words ("yes, please") and still be two conversations.
+    check_disjoint(train=train, tune=tune, calib=hash_keys(records.group[i] for i in prepared.calib_all.tolist()))
     if earlier is not None:
         return KeyLedger(train, tune, earlier.calib, earlier.uses)
     return KeyLedger(train, tune, np.zeros(0, np.uint64), np.zeros(0, np.int64))
 
 
+def _sketches(prepared: Prepared, learned: NDArray[np.intp]) -> Sketches:
+    records, rows = prepared.records, learned.tolist()
+    return Sketches.of([records.prompt[i] for i in rows], [records.task[i] for i in rows])
+
+
 def _calib_keys(prepared: Prepared) -> NDArray[np.uint64]:
-    return np.unique(hash_keys([prepared.records.group[i] for i in prepared.calib_all.tolist()]))
+    return hash_keys(query_keys(prepared.records, prepared.calib_all.tolist()))
 
 
 def _train_means(prepared: Prepared, scopes: Scopes) -> dict[str, list[list[float]]]:

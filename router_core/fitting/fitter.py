@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from router_core.encoder import Encoder, EncoderTrainer, Examples, Prediction
 from router_core.fitting.baselines import Lesson, Tuning
-from router_core.fitting.candidates import Goal, ScoreTable, tried_sets
+from router_core.fitting.candidates import Goal, tried_sets
 from router_core.fitting.evidence_model import fit_view_models
 from router_core.fitting.frozen import Candidate
 from router_core.fitting.lay import Tuned, calib_sizes, concatenate, delta_of_each, lay
 from router_core.fitting.rivals import fit_rivals
+from router_core.fitting.score_table import ScoreTable
 from router_core.fitting.tables import HiddenFrom, Known, Progress, bad_answers, evidence_of, score_table
 from router_core.records import Records
 from router_core.scopes import CertifyBy, Scopes

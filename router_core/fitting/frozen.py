@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_core.bundle import Bundle
-from router_core.fitting.candidates import ScoreTable
 from router_core.fitting.rivals import BASELINES, Baselines
+from router_core.fitting.score_table import ScoreTable
 from router_core.fitting.tables import Progress, evidence_of, score_table, views_of
 from router_core.policy import Policy
 from router_core.records import Records

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_core.arrays import dump_arrays, dump_json, load_arrays, load_json
-from router_core.fitting.candidates import Choice, Goal, ScoreTable, best_path, choose_path, coin_path, confidence_paths
+from router_core.fitting.candidates import Choice, Goal, best_path, choose_path, coin_path, confidence_paths
 from router_core.fitting.rivals import COIN
-from router_core.fitting.tables import views_of
+from router_core.fitting.score_table import ScoreTable
+from router_core.fitting.tables import scope_rows
 from router_core.policy import CASCADE, ROUTE_ONLY, Policy
 from router_core.records import Records
 from router_core.risks import Plan
@@ -142,10 +143,7 @@ def delta_of_each(delta: float, scopes: Scopes, *, simultaneous: bool) -> float:
 
 def calib_sizes(records: Records, scopes: Scopes, calib: NDArray[np.intp]) -> dict[str, int]:
     """How many calib items each scope has; nothing else of them is looked at."""
-    return {
-        view.scope: sum(item is not None for item in views_of(records, scopes, view.scope, calib))
-        for view in scopes.views
-    }
+    return {view.scope: len(scope_rows(records, scopes, view.scope, calib)) for view in scopes.views}
 
 
 def lay(

@@ -8,14 +8,17 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from router_core.bad import is_bad
 from router_core.encoder import Encoder, Prediction
 from router_core.evidence import Evidence, evidence
-from router_core.fitting.candidates import ScoreTable, tried_sets
+from router_core.fitting.candidates import tried_sets
+from router_core.fitting.score_table import ScoreTable
 from router_core.records import Records
 from router_core.router import Scopes
 from router_core.scoring import Scorer, View
+from router_core.splits import one_of_each
 
-__all__ = ["HiddenFrom", "Known", "Progress", "bad_answers", "evidence_of", "score_table", "views_of"]
+__all__ = ["HiddenFrom", "Known", "Progress", "bad_answers", "evidence_of", "score_table", "scope_rows", "views_of"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done and how much there is."""
@@ -26,7 +29,7 @@ Known = Mapping[tuple[int, tuple[int, ...]], Sequence[Evidence | None]]
 
 def bad_answers(records: Records, tolerance: float) -> NDArray[np.uint8]:
     """B, uint8 [n, K]: the reference tier's quality exceeds the answer's by more than the tolerance."""
-    return (records.quality[:, -1:] - records.quality > tolerance).astype(np.uint8)
+    return is_bad(records.quality[:, -1:], records.quality, tolerance).astype(np.uint8)
 
 
 def views_of(records: Records, scopes: Scopes, scope: str, rows: NDArray[np.intp]) -> list[View | None]:
@@ -45,6 +48,13 @@ def views_of(records: Records, scopes: Scopes, scope: str, rows: NDArray[np.intp
             resolved = scopes.resolve(f"{task}/{subtask}" if subtask else task)
             found.append(resolved if resolved is not None and resolved.scope == scope else None)
     return found
+
+
+def scope_rows(records: Records, scopes: Scopes, scope: str, calib: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The calibration rows that certify a scope: one of each group among those it serves, in the order given."""
+    views = views_of(records, scopes, scope, calib)
+    served = [i for i, view in zip(calib.tolist(), views, strict=True) if view is not None]
+    return np.asarray(one_of_each(records, served), np.intp)
 
 
 def evidence_of(records: Records, rows: NDArray[np.intp], progress: Progress | None = None) -> Known:

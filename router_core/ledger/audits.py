@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router_core.audit_risk import Audited
+from router_core.bad import is_bad
 from router_core.ledger.reader import LedgerReader, Moment
 
 __all__ = ["audits_from_ledger"]
@@ -46,7 +47,7 @@ def audits_from_ledger(url: str, tolerance: float = 0.0, since: Moment = None) -
             bundle=route.bundle or "",
             tier=route.tier,
             cheap=cheap,
-            bad=cheap and 1.0 - grades[-1] > tolerance,
+            bad=cheap and bool(is_bad(1.0, grades[-1], tolerance)),
             propensity=probability,
             key=route.id,
         )

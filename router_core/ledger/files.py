@@ -8,13 +8,13 @@ import csv
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from router_core.durable import writing
 from router_core.errors import InputError, MissingExtraError
 from router_core.ledger.reader import LedgerReader, LoggedAttempt, LoggedFeedback, LoggedRoute
 from router_core.ledger.rows import FEEDBACK, Rows
@@ -77,17 +77,10 @@ def write_rows(path: Path, rows: Source, *, nested: bool = False) -> int:
     if suffix not in SUFFIXES:
         raise InputError(f"{path}: the file must end in {', '.join(SUFFIXES)}")
     write = {".jsonl": _write_jsonl, ".csv": _write_csv, ".parquet": _write_parquet}[suffix]
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with staging.open("wb") as file:
-            count = write(file, rows if not nested or suffix == ".jsonl" else _flat(rows))
-            file.flush()
-            os.fsync(file.fileno())
+    with writing(path) as file:
+        count = write(file, rows if not nested or suffix == ".jsonl" else _flat(rows))
         if not count:
             raise InputError(f"{path}: there is nothing to write")
-        staging.replace(path)
-    finally:
-        staging.unlink(missing_ok=True)
     return count
 
 

@@ -1,22 +1,4 @@
-"""The ledger: the durable log of routes and of the feedback to them.
-
-Tables (prefix ``routenlp_``); money in US dollars, latency in milliseconds, ``at`` in seconds since 1970-01-01 UTC:
-
-========  ==========================================================================================================
-routes    one row a query: id, at, task, subtask, scope, policy, tier (served), reference (the reference tier),
-          cost_usd, latency_ms (all attempts), bundle, certified, certificate (JSON), reason, escalated (a cheap tier
-          and the reference tier both answered), audited (chosen for a random audit), audit_probability (null: no
-          audits were kept; 0: none could be, the budget was spent), key (64-bit hash of the normalised text),
-          conversation (hash), text, hidden (float32, little-endian), budget (JSON)
-attempts  one row a call of a tier: route, position, at, tier, model_name, confidence, accepted, audit (made by an
-          audit, not by the route), cost_usd, prompt_tokens, completion_tokens, latency_ms, reason, quality (graded by
-          an audit), answer, signals (JSON), retries (calls beyond the first; latency is over all of them)
-feedback  id, route, at, kind, value, text
-schema    the version
-========  ==========================================================================================================
-
-``text``, ``answer``, ``hidden`` and the text of feedback are null unless texts are kept.
-"""
+"""Writing to a ledger: routes and feedback as they come, never in the way of the answer."""
 
 from __future__ import annotations
 
@@ -29,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from router_core.errors import InputError
 from router_core.ledger.exit import EXIT_S, flush_at_exit
-from router_core.ledger.rows import FEEDBACK, AttemptEntry, AuditEntry, FeedbackEntry, RouteEntry
+from router_core.ledger.rows import FEEDBACK, AttemptEntry, AuditEntry, FeedbackEntry, route_entry
 from router_core.ledger.store import Store
 from router_core.ledger.url import Address
 from router_core.ledger.writer import Writer
@@ -167,9 +149,11 @@ class Ledger:
         """
         name = id or (audit.id if audit is not None else new_id())
         try:
-            moment = time.time() if at is None else at
-            given = text, answers, models, reference, conversation, hidden, audit
-            entry = self._entry(name, route, *given, moment)
+            entry = route_entry(
+                route, self.attempt, self.kept, id=name, at=time.time() if at is None else at, text=text,
+                answers=answers, models=models, reference=reference, conversation=conversation, audit=audit,
+                hidden=hidden if self.store_text else None,
+            )  # fmt: skip
         except Exception as error:
             # An answer that is unlike any other must not cost the user the answer.
             self._unfit = type(error).__name__
@@ -177,56 +161,6 @@ class Ledger:
             return name
         self._writer.put(entry)
         return name
-
-    def _entry(
-        self,
-        name: str,
-        route: Route,
-        text: str | None,
-        answers: Mapping[str, Answer] | None,
-        models: Mapping[str, str] | None,
-        reference: str | None,
-        conversation: str | None,
-        hidden: NDArray[np.floating[Any]] | None,
-        audit: AuditDecision | None,
-        at: float,
-    ) -> RouteEntry:
-        served = {route.tier: route.answer} if answers is None else answers
-        attempts = tuple(
-            self.attempt(
-                attempt.tier,
-                served.get(attempt.tier),
-                confidence=attempt.confidence,
-                accepted=attempt.accepted,
-                cost_usd=attempt.cost_usd,
-                latency_ms=attempt.latency_ms,
-                reason=attempt.reason,
-                model_name=models.get(attempt.tier) if models else None,
-                retries=attempt.retries,
-            )
-            for attempt in route.attempts
-        )
-        return RouteEntry(
-            id=name,
-            at=at,
-            task=route.task,
-            scope=route.scope,
-            policy=route.policy,
-            tier=route.tier,
-            reference=reference,
-            cost_usd=route.cost_usd,
-            bundle=route.bundle,
-            certificate=route.certificate,
-            reason=route.reason,
-            audited=audit is not None and audit.chosen,
-            audit_probability=None if audit is None else audit.probability,
-            key_text=text,
-            conversation=conversation,
-            text=self.kept(text),
-            hidden=hidden.astype("<f4").tobytes() if hidden is not None and self.store_text else None,
-            attempts=attempts,
-            budget=route.budget,
-        )
 
     def feedback(self, id: str, kind: str, value: float | None = None, text: str | None = None) -> None:
         """Queue what became known of a route later.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from router_core.errors import InputError
 from router_core.ledger.schema import missing_columns, open_ledger, tables
 from router_core.ledger.url import Address, what_went_wrong
+from router_core.route import BROKEN, LEFT
 
 if TYPE_CHECKING:
     from sqlalchemy import Column, Connection, Row, Table
@@ -43,6 +44,11 @@ class LoggedAttempt:
     answer: str | None
     signals: Mapping[str, float] | None
     retries: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is an answer, and it was kept to its end."""
+        return self.answer is not None and self.reason not in (LEFT, BROKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +150,7 @@ class LedgerReader:
         learnable: bool = False,
         served_by: Sequence[str] = (),
         hidden: bool = False,
+        feedback: Sequence[str] = (),
     ) -> Iterator[LoggedRoute]:
         """Every route with ``since <= at < until``, oldest first.
 
@@ -160,6 +167,9 @@ class LedgerReader:
             With `learnable`: those too that one of these tiers served.
         hidden
             Read the hidden vectors too.
+        feedback
+            Only routes to which feedback of one of these kinds gave a text within the bounds in time, whenever they
+            were answered.
         """
         import sqlalchemy as sa
 
@@ -172,9 +182,18 @@ class LedgerReader:
         query = query.order_by(table.c.at, table.c.id).limit(_PAGE)
         if learnable:
             query = query.where(sa.or_(table.c.audited, table.c.escalated, table.c.tier.in_(served_by)))
-        for bound, operator in ((seconds(since), table.c.at.__ge__), (seconds(until), table.c.at.__lt__)):
-            if bound is not None:
-                query = query.where(operator(bound))
+        told = all_tables.feedback
+        dated = told.c.at if feedback else table.c.at
+        bounds = [
+            operator(bound)
+            for bound, operator in ((seconds(since), dated.__ge__), (seconds(until), dated.__lt__))
+            if bound is not None
+        ]
+        if feedback:
+            named = sa.select(told.c.route).where(told.c.kind.in_(feedback), told.c.text.is_not(None), *bounds)
+            query = query.where(table.c.id.in_(named))
+        else:
+            query = query.where(*bounds)
         place: tuple[float, str] | None = None
         while True:
             page = query
@@ -184,12 +203,12 @@ class LedgerReader:
                 rows = connection.execute(page).all()
                 ids = [row.id for row in rows]
                 attempts = _by_route(connection, all_tables.attempts, ids, ("position",), lacking)
-                feedback = _by_route(connection, all_tables.feedback, ids, ("at", "id"), lacking)
+                opinions = _by_route(connection, all_tables.feedback, ids, ("at", "id"), lacking)
             for row in rows:
                 yield LoggedRoute(
                     **{"hidden": None, **row._mapping},
                     attempts=tuple(LoggedAttempt(**_without_route(found)) for found in attempts.get(row.id, ())),
-                    feedback=tuple(LoggedFeedback(**found._mapping) for found in feedback.get(row.id, ())),
+                    feedback=tuple(LoggedFeedback(**found._mapping) for found in opinions.get(row.id, ())),
                 )
             if len(rows) < _PAGE:
                 return

@@ -20,6 +20,7 @@ from router_core.errors import InputError
 from router_core.grades import Grading, grade, grader
 from router_core.groups import hash_key, normalise, unit_interval
 from router_core.ledger.reader import LedgerReader, LoggedAttempt, LoggedRoute, Moment
+from router_core.ledger.sample import THIN_SALT
 from router_core.ledger.url import Address
 from router_core.selection import SPLITS
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from router_core.records import Records
 
 __all__ = ["Harvest", "harvest", "record_rows", "records_from_ledger"]
-
-_THIN_SALT = "routenlp-thin-v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +240,7 @@ def _by_chance(route: LoggedRoute, lowest: float) -> bool:
     probability = route.audit_probability or 0.0
     if not route.audited or probability <= 0.0:
         return False
-    return unit_interval(_THIN_SALT, route.id) < lowest / probability
+    return unit_interval(THIN_SALT, route.id) < lowest / probability
 
 
 def _split(route: LoggedRoute, wanted: str | None, group: str, *, by_chance: bool) -> str:
@@ -257,7 +256,7 @@ def _split(route: LoggedRoute, wanted: str | None, group: str, *, by_chance: boo
 
 def _answers(route: LoggedRoute, tiers: Sequence[str] | None) -> dict[str, LoggedAttempt]:
     """By tier the last attempt that was answered and whose answer was kept, in the order of the tiers."""
-    found = {attempt.tier: attempt for attempt in route.attempts if attempt.answer is not None}
+    found = {attempt.tier: attempt for attempt in route.attempts if attempt.whole}
     return found if tiers is None else {name: found[name] for name in tiers if name in found}
 
 

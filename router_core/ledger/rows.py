@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from router_core.groups import hash_key
 
-__all__ = ["FEEDBACK", "AttemptEntry", "AuditEntry", "FeedbackEntry", "RouteEntry", "Rows", "key_of", "rows_of"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from router_core import Answer, Route
+    from router_core.audits import AuditDecision
+
+__all__ = [
+    "FEEDBACK",
+    "AttemptEntry",
+    "AuditEntry",
+    "FeedbackEntry",
+    "RouteEntry",
+    "Rows",
+    "key_of",
+    "route_entry",
+    "rows_of",
+]
 
 FEEDBACK = ("label", "rating", "preference", "correction", "audit")
 """Kinds of feedback."""
@@ -87,6 +104,54 @@ class AuditEntry:
     attempts: tuple[AttemptEntry, ...]
     quality: Mapping[str, float]
     feedback: FeedbackEntry
+
+
+def route_entry(
+    route: Route,
+    attempt_of: Callable[..., AttemptEntry],
+    kept: Callable[[str | None], str | None],
+    *,
+    id: str,
+    at: float,
+    text: str | None,
+    answers: Mapping[str, Answer] | None,
+    models: Mapping[str, str] | None,
+    reference: str | None,
+    conversation: str | None,
+    hidden: NDArray[np.floating[Any]] | None,
+    audit: AuditDecision | None,
+) -> RouteEntry:
+    """A route as it is stored, by `attempt`, `kept` and what was given to `append` of a `router_core.ledger.Ledger`."""
+    served = {route.tier: route.answer} if answers is None else answers
+    attempts = tuple(
+        attempt_of(
+            attempt.tier, served.get(attempt.tier), confidence=attempt.confidence, accepted=attempt.accepted,
+            cost_usd=attempt.cost_usd, latency_ms=attempt.latency_ms, reason=attempt.reason,
+            model_name=models.get(attempt.tier) if models else None, retries=attempt.retries,
+        )
+        for attempt in route.attempts
+    )  # fmt: skip
+    return RouteEntry(
+        id=id,
+        at=at,
+        task=route.task,
+        scope=route.scope,
+        policy=route.policy,
+        tier=route.tier,
+        reference=reference,
+        cost_usd=route.cost_usd,
+        bundle=route.bundle,
+        certificate=route.certificate,
+        reason=route.reason,
+        audited=audit is not None and audit.chosen,
+        audit_probability=None if audit is None else audit.probability,
+        key_text=text,
+        conversation=conversation,
+        text=kept(text),
+        hidden=None if hidden is None else hidden.astype("<f4").tobytes(),
+        attempts=attempts,
+        budget=route.budget,
+    )
 
 
 Rows = dict[str, list[Row]]

@@ -1,4 +1,22 @@
-"""The tables of a ledger, and the check that a database holds one this version can read."""
+"""The tables of a ledger, and the check that a database holds one this version can read.
+
+Tables (prefix ``routenlp_``); money in US dollars, latency in milliseconds, ``at`` in seconds since 1970-01-01 UTC:
+
+========  ==========================================================================================================
+routes    one row a query: id, at, task, subtask, scope, policy, tier (served), reference (the reference tier),
+          cost_usd, latency_ms (all attempts), bundle, certified, certificate (JSON), reason, escalated (a cheap tier
+          and the reference tier both answered), audited (chosen for a random audit), audit_probability (null: no
+          audits were kept; 0: none could be, the budget was spent), key (64-bit hash of the normalised text),
+          conversation (hash), text, hidden (float32, little-endian), budget (JSON)
+attempts  one row a call of a tier: route, position, at, tier, model_name, confidence, accepted, audit (made by an
+          audit, not by the route), cost_usd, prompt_tokens, completion_tokens, latency_ms, reason, quality (graded by
+          an audit), answer, signals (JSON), retries (calls beyond the first; latency is over all of them)
+feedback  id, route, at, kind, value, text
+schema    the version
+========  ==========================================================================================================
+
+``text``, ``answer``, ``hidden`` and the text of feedback are null unless texts are kept.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +44,7 @@ _TRIES = 20
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables; their columns are described in `router_core.ledger`."""
+    """The tables; their columns are described above."""
 
     metadata: MetaData
     schema: Table

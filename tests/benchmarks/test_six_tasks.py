@@ -26,7 +26,7 @@ def six() -> Iterator[SimpleNamespace]:
         for name in _NAMES:
             patch.delitem(sys.modules, name, raising=False)
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in _NAMES})
-        for name in _NAMES:
+        for name in (*_NAMES, "wide"):
             sys.modules.pop(name, None)
 
 
@@ -138,3 +138,67 @@ def test_pilot_replay(six):
     dear = six.pilot.replay({"a": _served(six, [3] * 50)}, quick)
     assert dear["p50_ms"] > cheap["always_p50_ms"]
     assert dear["acceptance"] == 1.0
+
+
+def test_bounds_of_perfect_knowledge(six):
+    """An oracle pays for the cheapest right tier, and leaves alpha bad where that saves most."""
+    right = np.array([[True, True]] * 40 + [[False, True]] * 40 + [[False, False]] * 20)
+    usd = np.tile([0.00125, 0.0125, 1.0], (100, 1))
+    told = six.figures.bounds(right, usd)
+    assert (told["right"], told["any"]) == (0.8, 0.8)
+    assert told["oracle"] == pytest.approx((40 * 0.00125 + 40 * 0.0125 + 20) / 100)
+    assert told["oracle_alpha"] == pytest.approx(told["oracle"] - 5 * (1 - 0.00125) / 100)
+    assert told["perfect"] == pytest.approx(0.2125)
+    assert told["perfect_alpha"] == pytest.approx(0.1625)
+
+
+def test_what_t2_learns_is_clear_of_calib_and_test(six):
+    """Near-duplicates of what certifies or is scored are left out; those of the router's part are not."""
+    held = [
+        six.data.Item("c", "cs_intent", "where is the card that I ordered three weeks ago today", "a", "calib"),
+        six.data.Item("r", "cs_intent", "how do I change the address that you send my statements to", "a", "train"),
+    ]
+    given = [
+        six.data.Item("1", "cs_intent", "where is the card that I ordered three weeks ago today?!", "a", "train"),
+        six.data.Item("2", "cs_intent", "how do I change the address that you send my statements to!", "a", "train"),
+        six.data.Item("3", "cs_intent", "a text that is like none of the others in any way", "a", "train"),
+    ]
+    assert [item.query_id for item in six.data.clear_of_held(given, held)] == ["2", "3"]
+
+
+def test_the_wide_students_graph_gives_what_was_fitted(six):
+    """Word pieces, hashed pairs, vector and neighbours come out of ONNX as they do of scikit-learn."""
+    pytest.importorskip("torch", reason="needs routenlp[train]")
+    onnx = pytest.importorskip("onnx", reason="needs routenlp[train]")
+    import onnxruntime
+
+    wide = importlib.import_module("wide")
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(30, 6)).astype(np.float32)
+    make = onnx.helper.make_tensor_value_info
+    body = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [
+                onnx.helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
+                onnx.helper.make_node("ReduceMean", ["rows"], ["features"], axes=[1], keepdims=0),
+            ],
+            "body",
+            [make(name, onnx.TensorProto.INT64, ["b", "t"]) for name in ("input_ids", "attention_mask")],
+            [make("features", onnx.TensorProto.FLOAT, ["b", 6])],
+            [onnx.numpy_helper.from_array(table, "table")],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 14)],
+        ir_version=8,
+    ).SerializeToString()
+    ids = [rng.integers(0, 30, rng.integers(2, 9)) for _ in range(60)]
+    options = wide.Wide(near=0.5, bits=4)
+    vectors = np.stack([table[one].mean(axis=0) for one in ids])
+    rows = wide.Rows.of(options.pieces(ids, 30), vectors, np.arange(60) % 3)
+    made = options.fitted(rows, 4, seed=0)
+    session = onnxruntime.InferenceSession(made.graph(body, 30))
+    found = [
+        session.run(["logits"], {"input_ids": one[None, :], "attention_mask": np.ones_like(one)[None, :]})[0][0]
+        for one in ids
+    ]
+    assert np.stack(found) == pytest.approx(made.logits(rows), abs=1e-3)
+    assert made.logits(rows).argmax(axis=1).max() < 3

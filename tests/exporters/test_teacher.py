@@ -181,3 +181,12 @@ def test_progress_tells_dollars(tmp_path: Path) -> None:
     assert [(done, total) for _, done, total in told] == [(2, 3), (3, 3)]
     assert told[-1][0] == "teacher, 0.0200 USD spent"
     assert time.monotonic() >= start
+
+
+def test_the_name_of_a_new_journal_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new journal's folder is synced once, or a loss of power takes the file; an old one's is not."""
+    synced: list[Path] = []
+    monkeypatch.setattr("exporters.students.teacher.sync_folder", synced.append)
+    for _ in range(2):
+        run(Teacher(), tmp_path / "j", questions(2))
+    assert synced == [tmp_path]

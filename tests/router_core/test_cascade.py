@@ -201,6 +201,7 @@ def test_departures_by_kind_of_risk(risk: str, outlives: bool, small_bundle: Pat
     assert not isinstance(route, str)
     assert (route.certificate is not None) == outlives
     # A query that the policy itself escalates, or starts at the reference, has not departed from it.
+    router = Router.from_bundle(calibrate(small_bundle, small_records(), risk=risk))
     doubt = _tiers(small=_says("However, I am not sure"), medium=_says("Perhaps it might be mixed"))
     routes = [Cascade(router, doubt).run(text, "mood") for text in small_records().prompt[::2]]
     assert all(route.certificate is not None for route in routes)

@@ -76,6 +76,14 @@ def test_total_and_pure(prompt: str, answer: str, tried: dict[str, str]) -> None
     assert all(len(pair) == len(PAIR_FEATURES) and all(map(math.isfinite, pair)) for pair in found.pairs.values())
 
 
+@given(st.text(st.one_of(st.characters(max_codepoint=127), st.characters(categories=["Nd", "No", "Lo"]))))
+def test_digits_are_those_of_every_script(text: str) -> None:
+    """The quick way for ASCII counts what asking every character does."""
+    found = evidence(text, text, {}).answer
+    asked = [math.log1p(sum(character.isdigit() for character in text))] * 2
+    assert [found[ANSWER_FEATURES.index(name)] for name in ("prompt_digits", "digits")] == asked
+
+
 @pytest.mark.parametrize(
     "text", ["", "x" * 100_000, "\x00\x00", "😀" * 50, "مرحبا بالعالم", "\ud800", '{"answer": ' * 3_000]
 )

@@ -278,6 +278,12 @@ def test_a_copy_in_another_process_knows_it_too(folder: Path) -> None:
         ("small-1", "small-1-mini", True),
         ("small-1", "small-10", True),
         (None, "whatever", False),
+        (None, "small-2026-01-02", False),
+        (None, "medium", True),
+        (None, "medium-1", True),
+        (None, "medium-1-2026-01-02", True),
+        (None, "large-latest", True),
+        ("small-1", "large", True),
         ("a" * 64, "routenlp-student/small@aaaaaaaaaaaa", False),
         ("a" * 64, "routenlp-student/small@bbbbbbbbbbbb", True),
     ],
@@ -311,6 +317,18 @@ def test_another_model_behind_a_tier(folder: Path) -> None:
     assert all(other.lapses.why(view.scope) for view in other.scopes.views)
     with pytest.raises(InputError):
         router.saw("nobody", "x")
+
+
+def test_two_tiers_that_are_swapped(small_bundle: Path) -> None:
+    """Where the portfolio states no models, a tier that answers with another one's name is told at the first answer."""
+    from dataclasses import replace
+
+    bundle = Bundle.load(small_bundle)
+    tiers = tuple(replace(tier, model=None) for tier in bundle.portfolio.tiers)
+    router = Router.from_bundle(replace(bundle, portfolio=replace(bundle.portfolio, tiers=tiers)))
+    assert not router.saw("large", "large")
+    assert router.saw("small", "medium")
+    assert "answers with 'medium', which is another tier's model" in router.lapses.why("mood")
 
 
 def test_an_alias_that_moves(small_bundle: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crashes import killed_at
 from releases import naming, release_of, small_release
 from tiny_student import tiny_checkpoint
 
@@ -118,6 +119,26 @@ def test_a_corrupted_part_is_not_promoted(root: Path) -> None:
     promote(root, "r0002")
 
 
+@pytest.mark.parametrize("name", ["notes.txt", ".hidden", "other/", "checkpoints/stray.txt", "checkpoints/small@x/"])
+def test_what_does_not_belong_to_a_release(root: Path, small_bundle: Path, name: str) -> None:
+    """Beside the bundle and among the checkpoints it is refused; a lapse, half-written too, is no part and stays."""
+    folder = root / "releases" / "r0002"
+    for told in ("bundle.lapse.json", ".bundle.lapse.json.x7"):
+        (folder / told).touch()
+    stray = folder / name
+    (stray.mkdir if name.endswith("/") else stray.touch)()
+    for act in (
+        lambda: promote(root, "r0002"),
+        lambda: publish(root, "r0002", folder / "bundle", {"small": Release(root, "r0002").checkpoint("small")}),
+    ):
+        with pytest.raises(BundleError, match=f"{name.rstrip('/')} does not belong"):
+            act()
+    assert ids(root) == ("r0001", None)
+    (stray.rmdir if name.endswith("/") else stray.unlink)()
+    promote(root, "r0002")
+    assert ids(root) == ("r0002", "r0001")
+
+
 @pytest.mark.parametrize(
     ("named", "held", "message"),
     [
@@ -183,36 +204,6 @@ def test_a_lone_student_answers_any_task(root: Path) -> None:
         assert found.answer("I love this", "any").text == found.answer("I love this").text == "good"
 
 
-class _Killed(BaseException):
-    """A process that is no more: nothing catches it."""
-
-
-def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> bool:
-    """Do something that dies at its n-th sync, rename or removal; whether it got that far."""
-    count = 0
-
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*given: Any, **named: Any) -> Any:
-            nonlocal count
-            if count == step:
-                raise _Killed
-            count += 1
-            return real(*given, **named)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for owner, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (os, "unlink")):
-            patch.setattr(owner, name, counted(getattr(os, name)))
-        # A killed process does not tidy up either.
-        patch.setattr(promoting.shutil, "rmtree", lambda *_, **__: None)
-        try:
-            act()
-        except _Killed:
-            return True
-    return False
-
-
 @pytest.mark.parametrize("what", ["publish", "promote", "rollback"])
 def test_killed_at_every_step(root: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Wherever it dies, a whole release serves, the one before or the new one, and trying again succeeds."""
@@ -249,7 +240,7 @@ def test_disk_errors_are_one_sentence(root: Path, monkeypatch: pytest.MonkeyPatc
 
     before = sorted(os.listdir(root))
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); r0001 serves$"):
         promote(root, "r0002")
     monkeypatch.undo()
     assert ids(root) == ("r0001", None)

@@ -208,6 +208,9 @@ def test_extra_columns_are_left_alone(tmp_path) -> None:
         ([row | {"task": "*"} for row in ROWS], r"row 1: task '\*' is reserved"),
         ([row | {"task": "a/*"} for row in ROWS], r"row 1: task 'a/\*' is reserved"),
         ([row | {"task": "/b"} for row in ROWS], "row 1: task '/b' is reserved or has no name"),
+        (rows(query_id="q9", task="a\x00b"), r"row 4: column 'task' holds U\+0000, a control character"),
+        (rows(query_id="q9", task="a/b\nc"), r"row 4: column 'task' holds U\+000A"),
+        (rows(query_id="q9", task="a\u202egpj"), r"row 4: column 'task' holds U\+202E"),
         ([row | {"cost_usd": None} for row in ROWS], "no row has a cost_usd; give a portfolio with prices"),
     ],
 )
@@ -230,7 +233,8 @@ def test_bad_tables_are_named(tmp_path, data: list[dict[str, Any]], says: str) -
         ("r.csv", b"query_id,prompt\n", "holds no records"),
         ("r.csv", b"query_id,prompt\na,b\nc\n", "row 2 has 1 fields, the header has 2"),
         ("r.csv", b'query_id,prompt\na,"b"c\n', "line 2 is not valid CSV"),
-        ("r.csv", b"query_id,prompt\na,\xff\n", "not UTF-8"),
+        ("r.csv", b"query_id,prompt\na,\xff\n", "line 2 is not UTF-8"),
+        ("r.csv", b"\xff\xfe\x00", "line 1 is not UTF-8"),
         ("r.csv", b"prompt,prompt\na,b\n", "column 'prompt' occurs twice"),
         ("r.parquet", b"PAR1 but not really", "not a readable Parquet file"),
         ("r.xlsx", b"", "records are .parquet, .csv, .jsonl"),
@@ -350,14 +354,18 @@ def test_costs_from_assumed_lengths_say_so(tmp_path) -> None:
 
 
 def test_a_portfolio_that_prices_nothing_is_no_help(tmp_path) -> None:
-    """Other names, no prices, or no assumed length where one is needed leave the records without a cost."""
+    """Other names, no prices, or no assumed length where one is needed leave records without a cost; each is said."""
     path = write(tmp_path / "r.jsonl", without("cost_usd", "completion_tokens"))
-    for tiers in (
-        (Tier("x", 1.0, 1.0), Tier("y", 1.0, 1.0)),
-        (Tier("small"), Tier("large")),
-        (Tier("small", 1.0, 1.0), Tier("large", 1.0, 1.0)),
+    for tiers, says in (
+        ((Tier("x", 1.0, 1.0), Tier("y", 1.0, 1.0)), "prices none of the models"),
+        ((Tier("small"), Tier("large")), "prices none of the models"),
+        (
+            (Tier("small", 1.0, 1.0), Tier("large", 1.0, 1.0)),
+            "none of small, large has completion_tokens to apply its prices to; give these tiers assumed_completion",
+        ),
+        ((Tier("x", 1.0, 1.0), Tier("large", 1.0, 1.0)), "none of large has completion_tokens"),
     ):
-        with pytest.raises(InputError, match="prices none of the models"):
+        with pytest.raises(InputError, match=says):
             read_records(path, Portfolio(tiers))
 
 

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from router_core.errors import InputError
 from router_core.groups import merge_near_duplicates
 from router_core.records import Records, read_records
-from router_core.splits import Prepared, hash_key, hash_split, normalise, prepare, unit_interval
+from router_core.splits import (
+    Prepared,
+    hash_key,
+    hash_split,
+    normalise,
+    one_of_each,
+    prepare,
+    query_keys,
+    unit_interval,
+)
 
 WORDS = [f"w{i}" for i in range(4000)]
 
@@ -60,8 +69,9 @@ def check_sound(prepared: Prepared) -> None:
         for second in parts[i + 1 : 4]:
             shared = set(prepared.group_id[first]) & set(prepared.group_id[second])
             assert not shared, "a group on two sides"
-    groups = prepared.group_id[prepared.calib].tolist()
-    assert len(set(groups)) == len(groups), "two calib rows of one group"
+    groups, r = prepared.group_id[prepared.calib].tolist(), prepared.records
+    cells = [(group, r.task[i], r.subtask[i]) for group, i in zip(groups, prepared.calib.tolist(), strict=True)]
+    assert len(set(cells)) == len(cells), "two calib rows of one group and label"
     assert set(groups) == set(prepared.group_id[prepared.calib_all].tolist()), "a calib group unheard"
 
 
@@ -236,6 +246,21 @@ def test_one_calib_row_per_group_is_the_smallest_hash() -> None:
     assert prepared.test.tolist() == [2, 7, 8]
 
 
+def test_a_conversation_over_two_tasks_is_heard_in_both() -> None:
+    """One turn of each task, fixed by its id alone; over all tasks one turn."""
+    prompts = texts(6)
+    records = replace(
+        records_of(prompts, ["train", "test", *["calib"] * 4], group=["a", "b", "talk", "talk", "talk", "c"]),
+        task=["tone", "tone", "tone", "mood", "mood", "mood"],
+    )
+    prepared = prepare(records)
+    digest = [hashlib.sha256(one.encode()).digest() for one in prepared.records.query_id]
+    mood = min((3, 4), key=lambda i: digest[i])
+    assert prepared.calib.tolist() == [2, mood, 5]
+    both = one_of_each(prepared.records, prepared.calib.tolist())
+    assert both == [min((2, mood), key=lambda i: digest[i]), 5]
+
+
 def test_repeating_calib_items_does_not_add_to_n() -> None:
     """Five copies of every item certify no more than one."""
     prompts = texts(300)
@@ -274,6 +299,13 @@ def test_bad_splits_are_named(split: list[str], says: str) -> None:
     """Unknown, partial and empty splits are bad input."""
     with pytest.raises(InputError, match=says):
         prepare(records_of(texts(3), split))
+
+
+def test_a_split_that_only_held_straddlers_is_said_to() -> None:
+    """It is not the split column that is wrong, but the group column: all rows are of one group."""
+    records = records_of(texts(6), ["train", "train", "calib", "calib", "test", "test"], group=["one"] * 6)
+    with pytest.raises(InputError, match="split 'train' is empty; all its 2 queries were taken out as straddlers"):
+        prepare(records)
 
 
 def test_too_few_queries_for_three_splits() -> None:
@@ -461,3 +493,15 @@ def test_made_splits_reproduce_the_published_ones(shared, name: str) -> None:
     """Where the published key is the prompt, hashing gives back the split column of every query."""
     records = read_records(shared / "routing" / f"{name}.parquet")
     assert [hash_split(hash_key(prompt)) for prompt in records.prompt] == records.split
+
+
+def test_a_merged_group_remembers_the_names_it_was_merged_from() -> None:
+    """Every group key that near-duplicates merged is kept, also when the records are prepared once more."""
+    same = texts(1, seed=5)[0]
+    prompts = [*texts(20), same, f"{same}!"]
+    group = [*(f"g{i}" for i in range(20)), "talk b", "talk a"]
+    once = prepare(records_of(prompts, ["train"] * 22, group=group), require=())
+    assert once.records.group[20:] == ["talk a", "talk a"]
+    for records in (once.records, prepare(once.records.take(range(15, 22)), require=()).records):
+        assert query_keys(records, [len(records) - 2]) == {"talk a", "talk b", normalise(same)}
+        assert query_keys(records, [0]) == {records.group[0], normalise(records.prompt[0])}

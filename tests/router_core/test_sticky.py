@@ -41,15 +41,18 @@ def test_patience_of_one_is_the_policy() -> None:
 @pytest.mark.parametrize(("risk", "kept"), [("joint", True), ("expectation", True), ("selective", False),
                                             ("retention", False)])  # fmt: skip
 def test_certificates(risk: str, kept: bool) -> None:
-    """Staying on the reference keeps a joint certificate, staying elsewhere none, following the policy every one."""
+    """Staying on the reference keeps a joint certificate, staying elsewhere none, others any who outlive departures."""
     first, second, stays = _served(_cascade(Sticky(3), risk), "120")
-    assert first.certificate is not None
-    assert second.certificate is not None
+    assert (first.certificate is not None) == kept
+    assert (second.certificate is not None) == kept
+    assert kept or "conversations stay" in first.reason
     assert stays.tier == "large"
     assert (stays.certificate is not None) == kept
     assert "stays on large" in stays.reason
     follows, stays = _served(_cascade(Sticky(3), risk), "10")
-    assert follows.certificate is not None
+    assert (follows.certificate is not None) == kept
+    alone = _cascade(Sticky(3), risk).run("0 query", "t")
+    assert (alone.certificate is not None) == kept
     assert stays.tier == "medium"
     assert stays.certificate is None
     assert "stays on medium" in stays.reason

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from router_core.certificate import certify_path, minimum_n
+from router_core.fitting.tables import scope_rows
+from router_core.scopes import Scopes
+from router_core.splits import one_of_each
 
 from .checks import ALPHA, DELTA, holds, last_steps, note
 from .population import REFERENCE, Population, path_bad_counts
@@ -65,3 +70,27 @@ def test_p14_too_small_a_task_accepts_nothing() -> None:
     assert accepts_nothing_below_minimum(own_items)
     assert not accepts_nothing_below_minimum(pooled_fallback)
     assert own_items(np.zeros((3, minimum_n(ALPHA, DELTA)), dtype=np.uint8), np.empty((3, 0), dtype=np.uint8)) == 2
+
+
+def one_row_a_conversation(records: Any) -> list[int]:
+    """The mutant: a conversation over several tasks stands for one of them."""
+    return [i for i in one_of_each(records, range(len(records.group))) if records.task[i] == "tone"]
+
+
+def test_p14_conversations_over_two_tasks_count_in_both() -> None:
+    """Calib's share of bad answers in a task is that task's, though long conversations are mostly about another one."""
+    singles, talks, turns, draws = 120, 60, 9, 300
+    group = [f"s{i}" for i in range(singles)] + [f"c{i}" for i in range(talks) for _ in range(turns + 1)]
+    task = ["tone"] * singles + (["tone"] + ["mood"] * turns) * talks
+    # What single queries ask goes well, what conversations ask about tone does not: a third of tone is bad.
+    bad = np.array([name.startswith("c") for name in group])
+    shares: dict[str, list[float]] = {"right": [], "mutant": []}
+    for draw in range(draws):
+        ids = [f"{draw}-{i}" for i in range(len(group))]
+        records: Any = SimpleNamespace(query_id=ids, group=group, task=task, subtask=[""] * len(ids))
+        cells = np.array(one_of_each(records, range(len(ids)), lambda i: task[i]))
+        tone = scope_rows(records, Scopes({"tone": (), "mood": ()}), "tone", cells)
+        shares["right"].append(float(bad[tone].mean()))
+        shares["mutant"].append(float(bad[one_row_a_conversation(records)].mean()))
+    assert min(shares["right"]) == max(shares["right"]) == pytest.approx(talks / (singles + talks))
+    assert max(shares["mutant"]) < 0.5 * talks / (singles + talks)

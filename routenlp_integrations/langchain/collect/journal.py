@@ -12,11 +12,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from router_core.durable import sync_folder
 from router_core.errors import InputError, MissingExtraError
 
 __all__ = ["Entry", "Journal"]
@@ -168,11 +170,16 @@ class Journal:
         for number, line in enumerate(whole.splitlines(), start=1):
             self._read(line, number)
         file = self._path.open("r+b" if content else "wb", buffering=0)
-        file.truncate(len(whole))
-        file.seek(len(whole))
-        self._new = not content
-        if not whole:
-            file.write((json.dumps(_HEAD) + "\n").encode())
+        with ExitStack() as failed:
+            failed.callback(file.close)
+            file.truncate(len(whole))
+            file.seek(len(whole))
+            self._new = not content
+            if not whole:
+                file.write((json.dumps(_HEAD) + "\n").encode())
+                # Without this a loss of power may take the new file's name, and with it what was paid for.
+                sync_folder(self._path.parent)
+            failed.pop_all()
         return file
 
     def _read(self, line: bytes, number: int) -> None:

@@ -23,6 +23,7 @@ from exporters.loop import harvesting, near, run_round, start
 from exporters.loop.answering import Given, with_answers
 from exporters.loop.harvesting import Fence, Found, harvest_failures
 from exporters.loop.lessons import pick
+from exporters.loop.logged_rows import LoggedRows
 from exporters.loop.near import near_calib
 from exporters.loop.work import Work
 from exporters.students.data import Pair
@@ -164,8 +165,12 @@ def test_straddling_conversations_are_held_out() -> None:
     work = work_of(replace(records, group=group))
     fence = fence_of(work)
     assert records.query_id[learned] not in work.prepared.records.query_id
-    assert fence.why_not("new", conversation_group("conv-1"), "another text", None) == "calibration queries"
-    assert fence.why_not(records.query_id[learned], "", "another text", None) == "calibration queries"
+
+    def one(query: str, group: str) -> Found:
+        return Found(query, "mood", "another text", group, None, 0, 0)
+
+    assert fence.why_not(one("new", conversation_group("conv-1"))) == "calibration queries"
+    assert fence.why_not(one(records.query_id[learned], "")) == "calibration queries"
 
 
 def two_tasks() -> tuple[Records, dict[tuple[str, str], str]]:
@@ -198,7 +203,7 @@ def test_one_text_in_two_tasks_is_taught_with_the_answers_of_each(tmp_path: Path
 def test_an_id_counts_only_with_its_text() -> None:
     """A route that bears a record's id by chance is not taken for it, and gets an id of its own."""
     records = loop_records()
-    rows = harvesting._Rows(records)
+    rows = LoggedRows(records)
 
     def logged(query: str, key: str | None) -> LoggedRoute:
         nothing = dict.fromkeys(field.name for field in fields(LoggedRoute))

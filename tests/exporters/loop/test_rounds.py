@@ -18,6 +18,7 @@ pytest.importorskip("sqlalchemy", reason="needs routenlp[ledger]")
 pytest.importorskip("sklearn", reason="needs routenlp[fit]")
 pytest.importorskip("filelock", reason="needs filelock")
 
+import disks
 import loops
 from loops import TASKS, fake_distil, first_students, know, loop_options, loop_records, stream
 
@@ -39,7 +40,7 @@ from router_core.release import Release
 
 STEPS = (
     "harvest", "cluster", "select", "teach", "distil@mood", "distil@tone", "answer", "retrain", "certify", "gate",
-    "promote",
+    "promote", "test", "report",
 )  # fmt: skip
 
 
@@ -274,13 +275,33 @@ def test_killed_at_each_step_it_resumes_to_the_same_release(folder: Path, tmp_pa
         done = subprocess.run(words, env=env, check=False, capture_output=True, text=True)  # noqa: S603
         assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
         if step != "promote":
-            assert Release.current(folder / "root").id == "r0001"
+            serving = "r0002" if step in ("test", "report") else "r0001"
+            assert Release.current(folder / "root").id == serving
         assert not Journal(folder / "root" / "rounds" / "0001").done(step)
     assert a_round(folder).promoted
     resumed = Release.current(folder / "root")
     assert resumed.id == undisturbed.id
     assert resumed.checkpoints == undisturbed.checkpoints
     assert Bundle.load(resumed.bundle).id == Bundle.load(undisturbed.bundle).id
+
+
+def test_a_full_disk_stops_a_round_and_loses_nothing(folder: Path, tmp_path: Path) -> None:
+    """At the first step and in the middle: one sentence, the old release serves; with room again the round goes on."""
+    with disks.small_disk(tmp_path / "disk", "20m") as disk:
+        shutil.copytree(folder / "root", disk / "root")
+        shutil.copy(folder / "ledger.db", tmp_path / "ledger.db")
+        root, url = disk / "root", f"sqlite:///{tmp_path / 'ledger.db'}"
+        for leaving, done in ((8_000, "harvest"), (200_000, "retrain")):
+            disks.fill(disk, leaving)
+            with pytest.raises(InputError, match=r"No space left on device.*make room and run it again"):
+                run_round(root, ledger=url, records=loop_records(), options=loop_options(), distil=fake_distil)
+            assert Release.current(root).id == "r0001"
+            assert not (State(root).round(1) / done).exists()
+        (disk / "filler").unlink()
+        steps = set(Journal(State(root).round(1)).steps)
+        assert {"harvest", "teach", "distil@mood"} <= steps
+        report = run_round(root, ledger=url, records=loop_records(), options=loop_options(), distil=fake_distil)
+        assert report.promoted
 
 
 def test_a_changed_output_stops_the_resumed_round(folder: Path) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bundles import TIERS
+
+import router_core
 
 Rows = list[dict[str, Any]]
 
@@ -92,8 +97,18 @@ RECORDS = [
         None,
         ["--preferences", "p.jsonl"],
         ["--preferences", "--encoder minilm"],
+        id="no such preferences",
+    ),
+    pytest.param(
+        None,
+        ["--preferences", "records.jsonl"],
+        ["--preferences is for", "--encoder minilm"],
         id="preferences of the static encoder",
     ),
+    pytest.param(
+        None, ["--preferences", "p.jsonl", "--encoder", "static"], ["p.jsonl", "no such file"], id="preferences nowhere"
+    ),
+    pytest.param(None, ["--encoder", "."], ["--encoder .", "config.json"], id="a folder that is no encoder"),
     pytest.param(None, ["--portfolio", "nowhere.json"], ["nowhere.json"], id="no such portfolio"),
     pytest.param(
         None, ["--json", "nowhere/report.json"], ["--json", "nowhere does not exist"], id="no folder for the JSON"
@@ -144,6 +159,23 @@ FILES = [
     pytest.param("r.jsonl", b"", ["holds no records"], id="an empty file"),
     pytest.param("r.jsonl", None, ["No such file"], id="no file"),
 ]
+
+
+def test_a_bundle_is_no_encoder(
+    small_bundle: Path, records_file: Path, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    """A bundle's folder as `--encoder` is named as what it is, whatever is installed."""
+    said = run("fit", records_file, "--out", tmp_path / "b", "--encoder", small_bundle)
+    _refused(said, [f"--encoder {small_bundle}", "a bundle or checkpoint", "config.json"])
+
+
+def test_the_package_runs_as_a_module(shell: Callable[..., Any], tmp_path: Path) -> None:
+    """`python -m routenlp` is `routenlp`, exit codes too."""
+    words = [sys.executable, "-m", "routenlp", "fit", "no.jsonl", "--out", "b"]
+    env = {**os.environ, "PYTHONPATH": str(Path(router_core.__file__).parents[1]), "NO_COLOR": "1"}
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 2
+    assert done.stderr == shell("fit", "no.jsonl", "--out", "b").stderr
 
 
 @pytest.mark.parametrize(("name", "content", "told"), FILES)

@@ -52,6 +52,7 @@ def test_each_risk_is_told_everywhere(
     assert told in text
     assert "use no. 1 of these calibration items" in text
     assert "400, one per group" in text
+    assert "near-duplicates 0 queries left out" in text
     summary = json.loads((tmp_path / "c").read_text())
     assert summary["settings"]["risk"] == risk
     assert summary["calibrated"]["paths"] == "laid again from the scores on tune"

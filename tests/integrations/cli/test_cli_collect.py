@@ -309,13 +309,17 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     folder: Path, models: Models, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the records cannot be synced, the journal holds every answer."""
+    synced = []
 
     def fail(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+        synced.append(len(models["small"].calls))
+        if synced[-1]:
+            raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("router_core.records_file.os.fsync", fail)
+        patched.setattr("os.fsync", fail)
         said = _collect(run, folder)
+    assert synced[:2] == [0, 40]
     assert said.code == 2
     assert "No space left" in said.err
     assert _collect(run, folder).code == 0

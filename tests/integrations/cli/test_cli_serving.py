@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bundles import TIERS, small_records
+from rich.console import Console
 
+from routenlp_integrations.cli.scorecard import closed_gap, print_router
 from router_core.bundle import Bundle
 from router_core.evaluation import evaluate
 from router_core.router import Router
@@ -58,6 +62,46 @@ def test_evaluate_prints_json_alone_and_reads_other_splits(
     assert said.err == ""
 
 
+def test_evaluate_says_what_a_made_split_left_out(
+    small_bundle: Path, small_rows: Any, write_rows: Callable[..., Path], tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    """Without a split column a fifth is reported on: how many were left out is said, and `--split all` takes all."""
+    file = write_rows(tmp_path / "r.jsonl", [{k: v for k, v in row.items() if k != "split"} for row in small_rows])
+    part = json.loads(run("evaluate", small_bundle, file, "--json", "-").out)
+    assert part["splits_made"]
+    assert part["n"] + part["other_splits"] == 400
+    assert part["n"] < 120
+    text = " ".join(run("evaluate", small_bundle, file).out.split())
+    assert f"{part['other_splits']} queries of other splits were left out; --split all reports on every one" in text
+    said = run("evaluate", small_bundle, file, "--split", "all", "--json", tmp_path / "all.json")
+    whole = json.loads((tmp_path / "all.json").read_text())
+    assert (whole["split"], whole["n"], whole["other_splits"]) == ("all", 400, 0)
+    assert "on 400 queries of all splits" in said.out
+    assert "left out" not in said.out
+    assert "trained or tuned on 180 of these queries" in " ".join(said.out.split())
+
+
+def test_evaluate_says_nothing_of_splits_that_were_given(
+    small_bundle: Path, records_file: Path, run: Callable[..., Any]
+) -> None:
+    """With a split column the split is the user's own."""
+    assert "left out" not in run("evaluate", small_bundle, records_file).out
+
+
+@pytest.mark.parametrize(
+    ("ours", "told"), [(0.28, "cost between the reference and the oracle, 90 % is closed"), (0.1, "than the oracle")]
+)
+def test_a_policy_cheaper_than_the_oracle_closes_no_104_percent(ours: float, told: str) -> None:
+    """It is cheaper for serving bad answers, which the oracle does not; that is what is said."""
+    screen = Console(file=io.StringIO(), width=200)
+    policies = {"routenlp": {"cost_ratio": ours}, "oracle": {"cost_ratio": 0.2}}
+    print_router(screen, {"overall": {"policies": policies}, "router": {"p50_ms": 0.1, "p99_ms": 0.2}})
+    text = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert told in text
+    assert ("is closed" in text) == (ours > 0.2)
+    assert closed_gap(policies) == pytest.approx((1 - ours) / 0.8)
+
+
 def test_route_says_where_and_why(small_bundle: Path, run: Callable[..., Any]) -> None:
     """JSON holds the router's own decision under both policies; the text holds its reason."""
     query = "Quickly add 3 and 4 for ticket 17 of the bridge."
@@ -75,14 +119,25 @@ def test_route_says_where_and_why(small_bundle: Path, run: Callable[..., Any]) -
 
 
 @pytest.mark.parametrize(
-    "text", ["", "   ", "x" * 100_000, "a\0b", "\U0001f600 [bold]:smile:", "\u0645\u0631\u062d\u0628\u0627", "\ud800"]
+    "text", ["?", "x" * 100_000, "a\0b", "\U0001f600 [bold]:smile:", "\u0645\u0631\u062d\u0628\u0627", "\ud800"]
 )
 def test_route_takes_any_text(text: str, small_bundle: Path, run: Callable[..., Any]) -> None:
-    """Empty, very long, NUL, emoji, right-to-left and broken text all get a decision."""
+    """Very long, NUL, emoji, right-to-left and broken text all get a decision."""
     said = run("route", small_bundle, text, "--json")
     assert said.code == 0
     assert json.loads(said.out)["tier"] in TIERS
     assert run("route", small_bundle, text).code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [([""], "the query is empty"), (["  \n"], "the query is empty"), (["a", "--task", " "], "--task")],
+)
+def test_route_refuses_what_is_empty(words: list[str], told: str, small_bundle: Path, run: Callable[..., Any]) -> None:
+    """A query or task of nothing is a slip, and gets no certified start."""
+    said = run("route", small_bundle, *words)
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert told in said.err
 
 
 @pytest.mark.filterwarnings("default")
@@ -122,6 +177,15 @@ def test_inspect_says_what_was_shown_and_what_ends_it(small_bundle: Path, run: C
     assert told["fingerprints"] == {"small": "small-1", "medium": "medium-1", "large": "large-1"}
     assert told["choices"].keys() == {"mood", "sum", "*"}
     assert told["keys"]["calib"] == 160
+
+
+def test_inspect_says_where_no_model_is_stated(small_bundle: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
+    """A tier whose model the portfolio does not name is told as such, not by its own name."""
+    bundle = Bundle.load(small_bundle)
+    tiers = (replace(bundle.portfolio.tiers[0], model=None), *bundle.portfolio.tiers[1:])
+    replace(bundle, portfolio=replace(bundle.portfolio, tiers=tiers)).save(tmp_path / "b")
+    text = " ".join(run("inspect", tmp_path / "b").out.split())
+    assert "small = model not stated: the first name that answers is taken, medium = medium-1" in text
 
 
 @pytest.mark.parametrize("command", ["inspect", "evaluate", "route"])

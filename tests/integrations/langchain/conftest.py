@@ -14,6 +14,7 @@ from scripted import Make, ScriptedModel
 
 from routenlp_integrations.langchain import RoutingChatModel
 from router_core.lapse import LapseWatch
+from router_core.outages import Outages
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.router import Router
 
@@ -35,7 +36,7 @@ def loaded_router(small_bundle: Path) -> Router:
 @pytest.fixture
 def small_router(loaded_router: Router) -> Router:
     """A router of the small bundle whose certificates no other test has made lapse."""
-    return replace(loaded_router, lapses=LapseWatch())
+    return replace(loaded_router, lapses=LapseWatch(), outages=Outages())
 
 
 @pytest.fixture

@@ -282,7 +282,7 @@ def test_limits_survive_serialisation(small_bundle: Path, easy: str, monkeypatch
         route = route_of(twin.invoke(easy))
         assert route["budget"]["spent_usd"] == route["cost_usd"]
         assert twin.sticky is twin._sticky
-        assert twin._limits.budget is twin.budget
+        assert twin._parts.limits.budget is twin.budget
     shared = copy.copy(model)
     assert route_of(shared.invoke(easy))["budget"]["spent_usd"] > route_of(model.invoke(easy))["cost_usd"]
 

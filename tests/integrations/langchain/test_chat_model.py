@@ -6,9 +6,11 @@ import asyncio
 import copy
 import json
 import pickle
+import re
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import pytest
 from bundles import DOUBTFUL, TIERS, small_records
@@ -284,7 +286,7 @@ def test_copies_route_alike(make: Make, easy: str, clone: Any) -> None:
     assert isinstance(twin, BaseChatModel)
     assert route_of(twin.invoke(easy)) == route_of(model.invoke(easy))
     with pytest.warns(UserWarning, match="never calibrated"):
-        twin.invoke(easy, {"configurable": {"task": f"none-{id(twin)}"}})
+        twin.invoke(easy, {"configurable": {"task": f"none-{uuid4()}"}})
 
 
 def test_a_cached_answer_belongs_to_its_task(make: Make, easy: str) -> None:
@@ -374,3 +376,39 @@ def test_import_is_lazy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"temperature": -5}, "temperature = -5.0 must be"),
+        ({"temperature": float("nan")}, "temperature = nan must be"),
+        ({"max_tokens": -1}, "max_tokens = -1 must be 1 or more"),
+        ({"timeout": "x"}, "timeout should be a valid number"),
+        ({"budget": 5}, "budget should be an instance of Budget"),
+        ({"sticky": "x"}, "sticky should be 'conversation', or should be an instance of Sticky"),
+        ({"stream_policy": "x"}, "stream_policy should be"),
+        ({"max_retries": -1}, "max_retries = -1 must be"),
+    ],
+)
+def test_wrong_parameters_are_told_in_one_line(make: Make, wrong: dict[str, Any], told: str) -> None:
+    """Every parameter that cannot be used is an InputError of one sentence."""
+    with pytest.raises(InputError, match=re.escape(told)) as raised:
+        make(**wrong)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("how", WHOLE)
+async def test_an_answer_from_the_cache_costs_nothing(make: Make, easy: str, how: str) -> None:
+    """It says so, in its sum and its attempts, and the kept answer is left as it was."""
+    model, tiers = make({"small": {"reply": DOUBTFUL}}, cache=InMemoryCache())
+    first, *again = [route_of(await ask(model, how, easy)) for _ in range(3)]
+    assert len(tiers["small"].calls) == 1
+    assert first["cost_usd"] > 0
+    assert "cached" not in first
+    for route in again:
+        assert (route["cost_usd"], route["cached"]) == (0.0, True)
+        assert [(a["tier"], a["cost_usd"]) for a in route["attempts"]] == [(a["tier"], 0.0) for a in first["attempts"]]
+        assert {name: route[name] for name in ("tier", "certificate", "reason")} == {
+            name: first[name] for name in ("tier", "certificate", "reason")
+        }

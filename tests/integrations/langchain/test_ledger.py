@@ -114,7 +114,7 @@ def test_retries_and_budgets_are_kept(make: Make, ledger: Ledger, easy: str) -> 
 
 
 async def test_a_stream_that_is_left(make: Make, ledger: Ledger, easy: str) -> None:
-    """What was shown and what it cost is kept, uncertified and not audited; nothing shown, nothing kept."""
+    """What was shown is kept, uncertified; its audit, settled before, asks all tiers anew. Nothing shown, nothing."""
     model, _ = make(ledger=ledger, audits=PLAN)
     for _ in range(2):
         stream = model.stream(easy)
@@ -125,12 +125,15 @@ async def test_a_stream_that_is_left(make: Make, ledger: Ledger, easy: str) -> N
         while not (await anext(chunks)).text:
             pass
         await chunks.aclose()  # type: ignore[attr-defined]
+    assert await asyncio.to_thread(model.audits.join)
     rows = kept(ledger)
     assert len(rows) == 4
     for row in rows:
         assert row.attempts[0].answer
         assert "left before its end" in str(row.reason)
-        assert (row.certified, row.audited, row.audit_probability) == (False, False, None)
+        assert (row.certified, row.audited, row.audit_probability) == (False, True, 1.0)
+        whole = {one.tier: one for one in row.attempts if one.whole}
+        assert [(name, one.audit) for name, one in whole.items()] == [(name, True) for name in TIERS]
         assert row.cost_usd
 
 

@@ -24,6 +24,7 @@ from router_core import Breaker, Budget, showing
 from router_core.driving import aperform, perform
 from router_core.errors import TierError
 from router_core.lapse import Lapse, LapseWatch, write_lapses
+from router_core.outages import Outages
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.router import Router
 from router_core.sticky import conversation_key
@@ -271,7 +272,7 @@ DEPARTURES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str,
 def certified(router: Router, risk: str) -> Router:
     """The router as if another kind of risk had been certified."""
     shown = {key: replace(one, risk=risk) for key, one in router.certificates.items()}
-    return replace(router, certificates=shown, lapses=LapseWatch())
+    return replace(router, certificates=shown, lapses=LapseWatch(), outages=Outages())
 
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke", "stream", "astream"])
@@ -298,6 +299,22 @@ async def test_certificates(
     assert (route["certificate"] is not None) == (joint if risk == "joint" else selective), route["reason"]
     if route["certificate"]:
         assert route["certificate"]["risk"] == risk
+
+
+@pytest.mark.parametrize("how", EVERY)
+@pytest.mark.parametrize("risk", ["joint", "selective"])
+async def test_another_tier_is_away(loaded_router: Router, easy: str, how: str, risk: str) -> None:
+    """While a tier of the path is away, answers of the others carry no selective certificate."""
+    models = {name: ScriptedModel(model_name=f"{name}-1") for name in TIERS}
+    models["medium"] = ScriptedModel(model_name="medium-1", fails=ConnectionError("down"), fails_first=1)
+    model = RoutingChatModel(router=certified(loaded_router, risk), tiers=models, task="mood")
+    to_medium = {"config": {"configurable": {"tier": "medium"}}}
+    claimed = []
+    for given in ({}, to_medium, {}, to_medium, {}):
+        route = route_of(await ask(model, how, easy, **given))
+        claimed += [route["certificate"] is not None] if not given else []
+    assert claimed == [True, risk == "joint", True]
+    assert route["tier"] == "small"
 
 
 @pytest.mark.parametrize("how", STREAMS)

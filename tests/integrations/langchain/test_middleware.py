@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,28 @@ async def test_sticky_run_goes_up_not_down(
     assert first["certificate"] is None
     assert "small failed: ConnectionError" in first["reason"]
     assert ("gone up to large" in second["reason"]) == (sticky == "run")
+
+
+@pytest.mark.parametrize("tools", [(), (look_up,)])
+def test_a_run_that_went_up_ends_selective_claims(
+    small_router: Router, queries: dict[str, str], tools: tuple[Any, ...]
+) -> None:
+    """A plain call kept from its tier takes the claims of others away until that tier answers; one with tools none."""
+    shown = {key: replace(one, risk="selective") for key, one in small_router.certificates.items()}
+    router = replace(small_router, certificates=shown)
+    models = {name: AgentModel(model_name=f"{name}-1", looks_up=False) for name in TIERS}
+    agent = create_agent(models["large"], list(tools), middleware=[RoutingMiddleware(router, models, task="mood")])
+    asked = HumanMessage(queries["small"])
+    route = route_of(agent.invoke({"messages": [HumanMessage(queries["large"])]})["messages"][-1])
+    assert route["tier"] == "large"
+    earlier = AIMessage("Good.", response_metadata={"routenlp": {**route, "tier": "large"}})
+    stays = route_of(agent.invoke({"messages": [asked, earlier]})["messages"][-1])
+    assert "gone up to large" in stays["reason"]
+    away = router.outages.why(["small"])
+    assert ("small has not answered since" in away) == (not tools)
+    assert (router.decide(queries["medium"], "mood").certificate is None) == (not tools)
+    route = route_of(agent.invoke({"messages": [asked]})["messages"][-1])
+    assert (route["tier"], router.outages.why(TIERS)) == ("small", "")
 
 
 def test_next_turn_starts_afresh(build: Build, queries: dict[str, str], small_router: Router) -> None:
@@ -514,6 +537,39 @@ def test_structured_output_by_tool_needs_tools(build: Build, queries: dict[str, 
         with pytest.raises(InputError, match="no tier can serve this call: small lacks"):
             agent.invoke({"messages": queries["small"]})
         assert called(models) == dict.fromkeys(TIERS, 0)
+
+
+@pytest.mark.parametrize("how", ENTRANCES)
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        *[({name: value}, f"the call sets {name}") for name, value in
+          {"temperature": 1.9, "max_tokens": 1, "stop": ["."], "model": "other", "num_ctx": 9}.items()],
+        ({"response_format": {"type": "json_object"}}, "structured output is asked for"),
+        ({"tool_choice": "any"}, "a tool is asked for"),
+        ({"temperature": None, "cache_control": {}, "user": "u"}, ""),
+    ],
+)  # fmt: skip
+async def test_settings_of_a_call(
+    small_router: Router, queries: dict[str, str], how: str, settings: dict[str, Any], told: str
+) -> None:
+    """Settings that change the answers, whoever made them, void the certificate of a cheap answer; others do not."""
+
+    class Sets(AgentMiddleware[Any, Any, Any]):
+        def wrap_model_call(self, request: ModelRequest[Any], handler: Any) -> Any:
+            return handler(request.override(model_settings=settings))
+
+        async def awrap_model_call(self, request: ModelRequest[Any], handler: Any) -> Any:
+            return await handler(request.override(model_settings=settings))
+
+    models = {name: AgentModel(model_name=f"{name}-1", looks_up=False) for name in TIERS}
+    router = RoutingMiddleware(small_router, models, task="mood")
+    agent = create_agent(models["large"], tools=[], middleware=[Sets(), router])
+    [message] = answers(await run(agent, how, queries["small"]))
+    route = route_of(message)
+    assert route["tier"] == "small", route["reason"]
+    assert (route["certificate"] is None) == bool(told)
+    assert told in route["reason"]
 
 
 def test_arguments_bound_to_a_tier_are_used(small_router: Router, queries: dict[str, str]) -> None:

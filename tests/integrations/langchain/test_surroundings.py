@@ -250,7 +250,7 @@ def test_a_real_providers_model_is_a_tier(small_bundle: Path) -> None:
     formats = []
     for method in ("json_schema", "function_calling", "json_mode"):
         structure = Structure({"title": "Mood", "type": "object", "properties": {"a": {"type": "string"}}}, method)  # type: ignore[arg-type]
-        formats.append(structure.bound_to(model._models["small"]).bound)
+        formats.append(structure.bound_to(model._parts.models["small"]).bound)
     assert [bound.get("response_format", {}).get("type") for bound in formats] == ["json_schema", None, "json_object"]
     assert formats[1]["tool_choice"]["function"]["name"] == "Mood"
 

@@ -45,7 +45,7 @@ def call(name: str = "weather", **args: Any) -> AIMessage:
 class BySchema(EvidenceModel):
     """An evidence model that learnt from the schema alone, as it would from records with that signal."""
 
-    def judge(self, *args: Any) -> Judgement:
+    def judge(self, *args: Any, priced: bool = True) -> Judgement:
         """Bad is what does not fit."""
         return Judgement(1.0 - args[-1].signals.get("schema_valid", float("nan")), 1.0)
 

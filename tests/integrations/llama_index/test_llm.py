@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import json
 import pickle
 import threading
@@ -24,6 +25,7 @@ from routenlp_integrations.llama_index import RoutingLLM
 from router_core import Breaker, Budget, BundleError, InputError, Sticky
 from router_core.encoder import Prediction
 from router_core.lapse import LapseWatch
+from router_core.outages import Outages
 from router_core.router import Router
 from router_core.scoring import Scorer
 
@@ -182,6 +184,20 @@ def test_another_model_than_was_certified(make: Make, easy: str) -> None:
     assert route_of(llm.chat(user(easy)))["attempts"][0]["tier"] == "large"
 
 
+async def _begun(llm: RoutingLLM, how: str, asked: Any) -> Any:
+    found = getattr(llm, how)(asked)
+    return await found if inspect.isawaitable(found) else found
+
+
+@pytest.mark.parametrize("how", ["chat", "achat", "stream_chat", "astream_chat"])
+async def test_a_conversation_without_messages(make: Make, how: str) -> None:
+    """It is the caller's mistake, told before any tier is asked."""
+    llm, tiers = make()
+    with pytest.raises(InputError, match="the conversation has no messages"):
+        await _begun(llm, how, [])
+    assert not any(tier.calls for tier in tiers.values())
+
+
 def test_settings_of_a_call_that_change_the_answers(make: Make, easy: str) -> None:
     """Another temperature or model is routed and told, and a cheap answer to it carries no certificate."""
     llm, tiers = make()
@@ -189,6 +205,30 @@ def test_settings_of_a_call_that_change_the_answers(make: Make, easy: str) -> No
     assert (route["tier"], route["certificate"]) == ("small", None)
     assert "the call sets temperature" in route["reason"]
     assert tiers["small"].calls[0]["temperature"] == 1.7
+    for name in ("stop", "num_ctx", "seed", "model_id", "whatever_comes_next"):
+        route = route_of(llm.chat(user(easy), **{name: 3}))
+        assert (route["tier"], route["certificate"]) == ("small", None)
+        assert f"the call sets {name}" in route["reason"]
+    assert route_of(llm.chat(user(easy), user="u1", metadata={}, temperature=None))["certificate"] is not None
+    assert "temperature" not in tiers["small"].calls[-1]
+
+
+@pytest.mark.parametrize("wrong", [{"timeout": "x"}, {"budget": 5}, {"sticky": "x"}, {"breaker": True}, {"task": 5}])
+def test_wrong_parameters_are_told_in_one_line(make: Make, wrong: dict[str, Any]) -> None:
+    """Every parameter that cannot be used is an InputError of one sentence."""
+    with pytest.raises(InputError, match=f"RoutingLLM: {next(iter(wrong))} should be") as raised:
+        make(**wrong)
+    assert "\n" not in str(raised.value)
+
+
+def test_nobody_asked_anything(make: Make) -> None:
+    """Records hold no empty prompts: such a call is the reference tier's, uncertified unless the risk is joint."""
+    llm, _ = make()
+    said = [ChatMessage("You are X", role="system")], [ChatMessage("hi", role="assistant")], user(" ")
+    for response in (llm.complete(""), llm.complete(" \n"), *map(llm.chat, said)):
+        route = route_of(response)
+        assert (route["tier"], route["certificate"]["risk"]) == ("large", "joint")
+        assert "nobody asked anything" in route["reason"]
 
 
 def test_images_go_to_the_reference(make: Make) -> None:
@@ -405,7 +445,7 @@ async def test_a_slow_encoder_never_blocks_the_loop(make: Make, small_router: Ro
     slow: Any = _Slow(small_router.scorer.encoder)
     scorer: Scorer = replace(small_router.scorer, encoder=slow)
     llm, tiers = make()
-    llm.router = replace(small_router, scorer=scorer, lapses=LapseWatch())
+    llm.router = replace(small_router, scorer=scorer, lapses=LapseWatch(), outages=Outages())
     assert not llm.router.quick
     route = route_of(await ask(llm, how, easy))
     assert route["tier"] == "small"

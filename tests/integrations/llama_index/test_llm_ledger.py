@@ -91,7 +91,7 @@ def test_a_url_keeps_no_texts(make: Make, tmp_path: Path, easy: str) -> None:
 
 
 async def test_a_stream_that_is_left(make: Make, ledger: Ledger, easy: str) -> None:
-    """What was shown and what it cost is kept, uncertified and not audited; nothing shown, nothing kept."""
+    """What was shown is kept, uncertified; its audit, settled before, asks all tiers anew. Nothing shown, nothing."""
     llm, _ = make(ledger=ledger, audits=PLAN)
     unread = llm.stream_complete(easy)
     unread.close()
@@ -107,12 +107,15 @@ async def test_a_stream_that_is_left(make: Make, ledger: Ledger, easy: str) -> N
         await chunks.aclose()
         del chunks
         await asyncio.sleep(0.01)  # LlamaIndex's wrapper leaves the generator under it to the event loop
+    assert await asyncio.to_thread(llm.audits.join)
     rows = kept(ledger)
     assert len(rows) == 4
     for row in rows:
         assert row.attempts[0].answer
         assert "left before its end" in str(row.reason)
-        assert (row.certified, row.audited, row.audit_probability) == (False, False, None)
+        assert (row.certified, row.audited, row.audit_probability) == (False, True, 1.0)
+        whole = {one.tier: one for one in row.attempts if one.whole}
+        assert [(name, one.audit) for name, one in whole.items()] == [(name, True) for name in TIERS]
         assert row.cost_usd
 
 

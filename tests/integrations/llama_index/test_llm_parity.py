@@ -12,6 +12,7 @@ from scripted_llm import ScriptedLLM, route_of, user
 
 from routenlp_integrations.llama_index import RoutingLLM
 from router_core.lapse import LapseWatch
+from router_core.outages import Outages
 from router_core.router import Router
 
 pytest.importorskip("langchain_core", reason="needs routenlp[langchain]")
@@ -50,7 +51,7 @@ def _both(router: Router, params: dict[str, Any], wrong: dict[str, dict[str, Any
 
     llms = {n: ScriptedLLM(**{"model": f"{n}-1", "reply": reply(n), **wrong.get(n, {})}) for n in TIERS}
     models = {n: ScriptedModel(**{"model_name": f"{n}-1", "reply": reply(n), **wrong.get(n, {})}) for n in TIERS}
-    own = [replace(router, lapses=LapseWatch()) for _ in range(2)]
+    own = [replace(router, lapses=LapseWatch(), outages=Outages()) for _ in range(2)]
     return RoutingLLM(router=own[0], tiers=llms, **params), RoutingChatModel(router=own[1], tiers=models, **params)
 
 

@@ -25,6 +25,7 @@ from router_core.budget import Budget
 from router_core.errors import BudgetError, BundleError, InputError, TierError
 from router_core.lapse import LapseWatch
 from router_core.limits import Limits
+from router_core.outages import Outages
 from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.retries import RetryPolicy
 from router_core.router import Router
@@ -42,7 +43,7 @@ def bundle_router(small_bundle: Path) -> Router:
 @pytest.fixture
 def router(bundle_router: Router) -> Router:
     """A router whose certificates no other test has made lapse."""
-    return replace(bundle_router, lapses=LapseWatch())
+    return replace(bundle_router, lapses=LapseWatch(), outages=Outages())
 
 
 @pytest.fixture(scope="session")
@@ -242,6 +243,41 @@ def test_a_lapsed_certificate_is_not_claimed(router: Router, question: str) -> N
     assert (during["tier"], during["certificate"]) == ("small", None)
     assert "an alarm" in during["reason"]
     assert (after["tier"], after["certificate"]) == ("large", None)
+
+
+# Which model answered
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("key", ["model_name", "model"])
+async def test_another_model_than_was_certified(router: Router, question: str, how: str, key: str) -> None:
+    """An engine that names it is noticed: that answer is covered by nothing, and the scope lapses."""
+    found = engines(small={"metadata": {key: "other-9"}})
+    engine = routed(found, router=router)
+    first, then = [route_of(await ask(engine, how, question)) for _ in range(2)]
+    assert (first["tier"], first["certificate"]) == ("large", None)
+    assert "another model" in first["attempts"][0]["reason"]
+    assert (then["attempts"][0]["tier"], then["certificate"]) == ("large", None)
+    assert "'other-9'" in then["reason"]
+    assert router.fingerprints.counts == {("small", "other-9"): 1}
+
+
+@pytest.mark.parametrize("how", HOWS)
+async def test_a_shown_stream_of_another_model(router: Router, question: str, how: str) -> None:
+    """It cannot be taken back, and is served without a certificate."""
+    found = engines(small={"metadata": {"model_name": "other-9"}, "streaming": True})
+    response = await ask(routed(found, router=router, stream_policy="route"), how, question)
+    assert await said(response) == GOOD
+    assert (route_of(response)["tier"], route_of(response)["certificate"]) == ("small", None)
+
+
+def test_the_certified_model_and_an_unnamed_one(router: Router, question: str) -> None:
+    """A dated snapshot keeps the certificate; so does an engine that names nothing, and a node by the name `model`."""
+    node = {"model_name": {"page": 1}}
+    for told in ({"model_name": "small-1-2026-01-02"}, {}, node):
+        route = route_of(routed(engines(small={"metadata": told}), router=router).query(question))
+        assert (route["tier"], route["certificate"]["policy"]) == ("small", "cascade")
+    assert router.fingerprints.counts == {("small", "small-1-2026-01-02"): 1}
 
 
 # Without a bundle

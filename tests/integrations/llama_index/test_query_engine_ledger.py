@@ -96,7 +96,7 @@ async def test_no_engine_is_asked_in_a_query_of_its_groups(small_router: Router,
 
 @pytest.mark.parametrize("how", HOWS)
 async def test_streams_that_are_left_or_break(small_router: Router, ledger: Ledger, easy: str, how: str) -> None:
-    """What was shown is kept, uncertified and not audited."""
+    """What was shown is kept, uncertified; an audit asks anew what was cut short."""
     streams = {name: {"streaming": True} for name in TIERS}
     engine = routed(small_router, streams, ledger=ledger, audits=PLAN)
     response: Any = engine.query(easy) if how == "query" else await engine.aquery(easy)
@@ -109,11 +109,14 @@ async def test_streams_that_are_left_or_break(small_router: Router, ledger: Ledg
     torn = routed(small_router, {n: {**streams[n], "fails": OSError(), "fails_after": 2} for n in TIERS}, ledger=ledger)
     with pytest.raises(TierError, match="in the middle"):
         await ask(torn, how, easy)
+    group: Any = engine._query_engines[0]
+    assert await asyncio.to_thread(group._log.auditor.join)
     left, broken = kept(ledger)
     assert ("left" in str(left.reason), "broke" in str(broken.reason)) == (True, True)
     for row in (left, broken):
         assert row.attempts[0].answer
-        assert (row.certified, row.audited) == (False, False)
+        assert (row.certified, row.audited) == (False, row is left)
+        assert {one.tier for one in row.attempts if one.whole} == (set(TIERS) if row is left else set())
 
 
 @pytest.mark.parametrize("how", HOWS)

@@ -188,3 +188,42 @@ def test_claims_that_do_not_exist(settings: dict[str, object], message: str) -> 
     """Unknown kinds and cuts, and a divided delta where there is none, are refused."""
     with pytest.raises(InputError, match=message):
         FitSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_the_use_count_sees_through_a_group_column(small_bundle: Path) -> None:
+    """Calibration items count as used whether they came with a group or without, in either order."""
+    fresh = _fresh()
+    named = dataclasses.replace(fresh, group=[f"thread {i}" for i in range(len(fresh))])
+    for first, second in ((named, fresh), (fresh, named)):
+        made = calibrate(small_bundle, first)
+        assert made.certificates["mood", CASCADE].use_count == 1
+        assert calibrate(made, second).certificates["mood", CASCADE].use_count == 2
+    other = dataclasses.replace(_fresh(8), prompt=[f"{text} (another)" for text in _fresh(8).prompt])
+    assert calibrate(made, other).certificates["mood", CASCADE].use_count == 1
+
+
+def test_a_conversation_learned_from_under_another_name_is_refused() -> None:
+    """Of two conversations that near-duplicates made one group, the bundle remembers both names."""
+    records = small_records()
+    n, same = len(records), "which of these two ferries leaves the harbour first on a sunday"
+    # Two train queries, of two conversations, are one question but for a mark.
+    prompt = [same, f"{same}!", *records.prompt[2:]]
+    group = ["thread a", "thread b", *(f"thread {i}" for i in range(2, n))]
+    bundle = fit(
+        dataclasses.replace(records, prompt=prompt, group=group),
+        portfolio=PORTFOLIO, tiers=TIERS, settings=FitSettings(alpha=0.1),
+    )  # fmt: skip
+    fresh = _fresh()
+    for name in ("thread a", "thread b"):
+        with pytest.raises(InputError, match="30 of 400 calibration queries share a key"):
+            calibrate(bundle, dataclasses.replace(fresh, group=[name] * 30 + [""] * (n - 30)))
+
+
+def test_a_mix_is_that_of_the_calibration_items(small_bundle: Path) -> None:
+    """The note counts the tasks of calib, which the claim is about, and not those of train."""
+    fresh = _fresh()
+    one = fresh.take([i for i, task in enumerate(fresh.task) if task == "mood"])
+    told = {name: calibrate(small_bundle, records).certificates["*", CASCADE] for name, records in
+            (("both", fresh), ("one", one))}  # fmt: skip
+    assert "calibration mix of 2 tasks, not for each" in told["both"].describe()
+    assert "holds for task 'mood', the only one among the calibration items" in told["one"].describe()

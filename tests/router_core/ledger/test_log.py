@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
-import subprocess
 import threading
 import time
 import warnings
@@ -23,6 +21,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("sqlalchemy", reason="needs routenlp[ledger]")
 
+import disks
 from ledgers import accepted, both, escalated, look, url_of
 
 from router_core import Answer, InputError, MissingExtraError, Route
@@ -236,28 +235,15 @@ def test_a_route_unlike_any_other_is_dropped_not_raised(ledger: Ledger) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte; skips where none can be mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
-    except OSError:
-        pytest.skip("there is no mount command here")
-    if done.returncode:
-        pytest.skip("mounting a tmpfs is not permitted here; run as root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)  # noqa: S603, S607
+    """A file system on which all that is not dropped fits, in the database and in its log."""
+    with disks.small_disk(tmp_path / "disk", "4m") as disk:
+        yield disk
 
 
 def test_a_full_disk_costs_rows_and_nothing_else(small_disk: Path) -> None:
     """On a full disk appends are dropped and counted, without an exception; with room again all goes on."""
     ledger = Ledger(url_of(small_disk), store_text=True, queue=100)
-    filler = small_disk / "filler"
-    with filler.open("wb") as file:
-        file.write(os.urandom(700_000))
+    filler = disks.fill(small_disk, 250_000)
     for _ in range(800):
         ledger.append(accepted(), text="x" * 2_000)
         time.sleep(0.0005)

@@ -28,6 +28,7 @@ from router_core.ledger import Ledger, new_id
 from router_core.ledger.files import import_into
 from router_core.ledger.reader import LedgerReader
 from router_core.ledger.records import records_from_ledger
+from router_core.ledger.sample import logged_queries, uniform_sample
 from router_core.ledger.store import retire
 
 pytestmark = [pytest.mark.slow, pytest.mark.network_loopback]
@@ -136,6 +137,12 @@ def test_routes_audits_and_feedback(url: str) -> None:
     assert first.certificate is not None
     assert second.attempts[0].signals == {"mean_logprob": -0.7}
     assert [told.text for told in second.feedback] == ["bad"]
+    reader = LedgerReader(url)
+    (corrected,) = reader.routes(since=6.0, feedback=("label", "correction"))
+    assert corrected.id == name
+    (sampled,) = logged_queries(reader, ["mood"], until=6.0)
+    assert (sampled.id, sampled.probability, sampled.audited) == (decision.id, 0.1, True)
+    assert uniform_sample(lambda: [sampled]).ids == {decision.id}
 
 
 def test_a_ledger_of_an_earlier_version(url: str) -> None:

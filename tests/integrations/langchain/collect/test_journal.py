@@ -102,3 +102,13 @@ def test_two_processes_are_refused_and_a_dead_one_is_forgotten(tmp_path: Path) -
         holder.communicate()
     with Journal(path) as journal:
         assert journal.spent == 1.0
+
+
+def test_the_name_of_a_new_journal_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new journal's folder is synced once, or a loss of power takes the file; an old one's is not."""
+    synced: list[Path] = []
+    monkeypatch.setattr("routenlp_integrations.langchain.collect.journal.sync_folder", synced.append)
+    for _ in range(2):
+        with Journal(tmp_path / "j.jsonl") as journal:
+            journal.asking("a", 0.1)
+    assert synced == [tmp_path]
