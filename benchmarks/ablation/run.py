@@ -62,14 +62,17 @@ class Unlabelled:
 def variants() -> dict[str, Callable[[], EncoderTrainer]]:
     """Trainers by name; the transformer ones share the features of a text."""
     from exporters.transformer import TransformerOptions, TransformerTrainer
-    from exporters.transformer.losses import LossWeights
+    from exporters.transformer.losses import WITH_RECORDS, LossWeights
     from router_core.fitting.stack import StackTrainer
 
-    three, six = TransformerTrainer("minilm"), TransformerTrainer("minilm", TransformerOptions(layers=None))
+    # The preference loss is off by default since this ablation.
+    losses = LossWeights(preference=WITH_RECORDS)
+    three = TransformerTrainer("minilm", TransformerOptions(losses=losses))
+    six = TransformerTrainer("minilm", TransformerOptions(layers=None, losses=losses))
 
     def with_losses(**weights: float) -> EncoderTrainer:
         other = copy.copy(three)
-        other.options = replace(three.options, losses=replace(LossWeights(), **weights))
+        other.options = replace(three.options, losses=replace(losses, **weights))
         return other
 
     return {

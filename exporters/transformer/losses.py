@@ -13,16 +13,20 @@ from torch.nn import functional
 
 from exporters.transformer.heads import RawScores, expected_gap
 
-__all__ = ["LossWeights", "Targets", "total_loss"]
+__all__ = ["WITH_RECORDS", "LossWeights", "Targets", "total_loss"]
+
+
+WITH_RECORDS = 0.5
+"""Weight of the preference loss where preference records are given and none was chosen."""
 
 
 @dataclass(frozen=True)
 class LossWeights:
     """How much every loss counts; 0 switches it off.
 
-    Defaults by cross-validation on the train rows of seven record files. Mean AUC and log loss on the six small ones:
-    .572/.4063 without preferences and tiers, .575/.4059 with preferences, .575/.4058 with tiers; on MMLU all three
-    are alike, and qualities help (AUC .683 to .685).
+    Defaults by cross-validation on the train rows of nine record files (``benchmarks/ablation/signals.py``): what does
+    not lower the log loss of pass probabilities by more than its spread over the files is off. Qualities do; pairs made
+    of grades and the tier loss do not.
 
     Attributes
     ----------
@@ -41,7 +45,7 @@ class LossWeights:
     hinge
         Expected shortfall below the reference tier's quality less the tolerance, under the same softmax.
     preference
-        Bradley-Terry on pairs of graded answers, and on preference records where there are any.
+        Bradley-Terry on pairs of graded answers and on preference records; `WITH_RECORDS` where such records are given.
     """
 
     passes: float = 1.0
@@ -51,7 +55,7 @@ class LossWeights:
     tier: float = 0.0
     cost: float = 0.3
     hinge: float = 0.5
-    preference: float = 0.5
+    preference: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from exporters.transformer.fitting import FittedHeads, fit_heads
 from exporters.transformer.graph import Projection, RouterHead, export_head
 from exporters.transformer.int8 import probe_tokens, quantise
 from exporters.transformer.labels import group_folds
-from exporters.transformer.losses import LossWeights
+from exporters.transformer.losses import WITH_RECORDS, LossWeights
 from exporters.transformer.options import TransformerOptions
 from exporters.transformer.preferences import Preference, check_preferences
 from exporters.transformer.source import PACKAGED, Source, keep_layers, load_source
@@ -110,8 +110,8 @@ class TransformerTrainer:
         enter = Projection.of(features, options.components)
         # The first block is a mean over tokens, of the highest frozen layer where the top is fine-tuned.
         hidden = Projection.of(features, options.hidden, slice(0, source.width))
-        given = bool(self.preferences) and not options.losses.preference
-        weights = replace(options.losses, preference=1.0) if given else options.losses
+        given = data.preferences > 0 and not options.losses.preference
+        weights = replace(options.losses, preference=WITH_RECORDS) if given else options.losses
         fitted = fit_heads(
             enter.apply(features), data.table, data.targets, fold, weights, options.heads, seed,
             self._report("fitting heads"),
