@@ -107,7 +107,7 @@ OFFERED: dict[str, set[str]] = {
     "bench": {"bundle", "json"},
     "demo": {"out", "json", "loop"},
     "loop start": {"root", "records", "plan", "checkpoint", "json"},
-    "loop round": {"root", "ledger", "teacher", "budget", "records", "plan", "fresh", "since", "json"},
+    "loop round": {"root", "ledger", "teacher", "budget", "records", "plan", "fresh", "since", "until", "json"},
     "rollback": {"root", "json"},
     "ledger stats": {"url", "json"},
     "ledger export": {"url", "out", "what", "since", "until", "split", "metric", "gold"},
