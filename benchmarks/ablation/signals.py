@@ -23,6 +23,7 @@ from run import HERE, _files, variants
 from scipy.stats import t as student_t
 from sklearn.metrics import log_loss, roc_auc_score
 
+from benchmarks.tables import write_between
 from exporters.transformer.labels import group_folds
 from router_core.encoder import EncoderTrainer, Examples, load_encoder
 from router_core.records import read_records
@@ -123,9 +124,7 @@ def main() -> None:
     args = parser.parse_args()
     rows, files = journal(), _files()
     if args.tables:
-        path, start, end = HERE / "README.md", "<!-- signals -->", "<!-- end of signals -->"
-        before, _, rest = path.read_text().partition(start)
-        path.write_text(f"{before}{start}\n{markdown(rows)}\n{end}{rest.partition(end)[2]}")
+        write_between(HERE / "README.md", markdown(rows), "signals")
         return
     done = {(row["file"], row["variant"], row["seed"]) for row in rows}
     for name in args.files.split(",") if args.files else files:
