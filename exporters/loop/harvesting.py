@@ -110,7 +110,8 @@ class Fence:
             return "test queries"
         said = None if correction is None else correction.strip()
         same = said is None or self.answers.get((one.task, hash_key(prompt)), said) == said
-        if same and np.isin(keys, self.taught).any():
+        # The text alone: a conversation's later turns are new, though one of them was taught.
+        if same and np.isin(hash_keys([hash_key(prompt)]), self.taught).any():
             return "taught before"
         return "" if is_student_part(group, self.student_share) else "of the router's part"
 

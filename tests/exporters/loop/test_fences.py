@@ -18,7 +18,7 @@ pytest.importorskip("filelock", reason="needs filelock")
 
 from loops import PORTFOLIO, fake_distil, first_students, loop_options, loop_records, stream
 
-from exporters.fence import NO_KEYS
+from exporters.fence import NO_KEYS, item_keys
 from exporters.loop import harvesting, near, run_round, start
 from exporters.loop.answering import Given, with_answers
 from exporters.loop.harvesting import Fence, Found, harvest_failures
@@ -30,6 +30,7 @@ from exporters.students.data import Pair
 from router_core import Answer
 from router_core.errors import InputError
 from router_core.groups import hash_key, merge_near_duplicates
+from router_core.keys import hash_keys
 from router_core.ledger import Ledger
 from router_core.ledger.reader import LoggedRoute
 from router_core.ledger.rows import conversation_group, key_of
@@ -142,6 +143,23 @@ def test_turns_of_held_out_conversations_are_never_taught(tmp_path: Path) -> Non
         assert left_out == {why: len(rows)}
         blind = Fence(work.prepared, NO_KEYS, NO_KEYS, 1.0)
         assert len(harvest(url, blind, left_out)) == len(rows)
+
+
+def test_a_taught_conversation_goes_on_being_taught(tmp_path: Path) -> None:
+    """Only the turn that was taught is left out, not what its conversation asked since; by its group all would be."""
+    records = loop_records()
+    work = work_of(replace(records, group=[f"conv-{i // 4}" for i in range(len(records))]))
+    rows = [i for i, one in enumerate(work.given.split) if one == "train"][:12]
+    url, left_out = f"sqlite:///{tmp_path / 'ledger.db'}", Counter[str]()
+    log_turns(url, work, rows)
+    found = harvest(url, fence_of(work), Counter())
+    assert len(found) == len(rows)
+    first = next(one for one in found if sum(other.group == one.group for other in found) > 1)
+    taught = hash_keys(item_keys(first.query_id, first.group, first.prompt))
+    later = harvest(url, replace(fence_of(work), taught=taught), left_out)
+    assert len(later) == len(rows) - 1
+    assert first.prompt not in {one.prompt for one in later}
+    assert left_out == {"taught before": 1}
 
 
 def test_turns_of_the_routers_conversations_are_of_its_part(tmp_path: Path) -> None:

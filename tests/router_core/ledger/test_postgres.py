@@ -22,7 +22,7 @@ pytest.importorskip("psycopg", reason="needs routenlp[postgres]")
 
 from ledgers import accepted, both, escalated, start, url_of
 
-from router_core import InputError
+from router_core import Answer, InputError
 from router_core.audits import AuditDecision
 from router_core.ledger import Ledger, new_id
 from router_core.ledger.files import import_into
@@ -152,7 +152,7 @@ def test_a_ledger_of_an_earlier_version(url: str) -> None:
 
     open_ledger(Address(url), create=True).dispose()
     with Address(url).engine().begin() as connection:
-        connection.exec_driver_sql("ALTER TABLE routenlp_attempts DROP COLUMN retries")
+        connection.exec_driver_sql("ALTER TABLE routenlp_attempts DROP COLUMN retries, DROP COLUMN redacted")
         connection.exec_driver_sql("ALTER TABLE routenlp_routes DROP COLUMN budget")
     assert list(LedgerReader(url).routes()) == []
     threads = [threading.Thread(target=open_ledger, args=(Address(url),), kwargs={"create": True}) for _ in range(4)]
@@ -163,7 +163,20 @@ def test_a_ledger_of_an_earlier_version(url: str) -> None:
     with Ledger(url) as ledger:
         ledger.append(accepted(), text="a")
     (row,) = LedgerReader(url).routes()
-    assert row.attempts[0].retries == 0
+    assert (row.attempts[0].retries, row.attempts[0].redacted) == (0, None)
+
+
+def test_answers_that_redaction_changed_are_marked(url: str) -> None:
+    """An answer that was kept says whether redaction changed it; one that was not kept says nothing."""
+    with Ledger(url, store_text=True, redact=lambda text: text.replace("sorry", "***")) as ledger:
+        said = {"small": Answer("sorry", 8, 1), "large": Answer("fine", 8, 1)}
+        ledger.append(escalated(), text="a", answers=said, reference="large")
+        assert ledger.flush(20)
+    (row,) = LedgerReader(url).routes()
+    assert {one.tier: (one.answer, one.redacted) for one in row.attempts} == {
+        "small": ("***", True),
+        "large": ("fine", False),
+    }
 
 
 def test_records_retention_and_import(url: str, tmp_path: Path) -> None:
