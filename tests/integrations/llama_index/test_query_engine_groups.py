@@ -681,6 +681,8 @@ async def test_a_slow_router_thinks_off_the_event_loop(
         ({"docs": ["small", "twin"]}, "2 tools named 'twin'"),
         ({"a": ["small", "medium"], "b": ["medium", "large"]}, "'medium' is in the groups 'a' and 'b'"),
         ({"large": ["small", "medium"]}, "has the name of a tool outside it"),
+        ({"docs": "small"}, "given was 'small'"),
+        (["small", "large"], "cascades must map groups to their tools"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(cascades: Any, message: str) -> None:
