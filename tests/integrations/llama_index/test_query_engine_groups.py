@@ -228,6 +228,16 @@ def test_a_cached_response_is_left_alone(router: Router, question: str) -> None:
     assert route_of(first) is not route_of(second)
 
 
+@pytest.mark.parametrize("price", [lambda *_: 1 / 0, lambda *_: "dear"], ids=["raises", "no number"])
+def test_a_price_that_fails_loses_no_answer(router: Router, question: str, price: Any) -> None:
+    """The answer was given and paid for: it is served, priced by the portfolio, and the caller is warned."""
+    found = engines()
+    with pytest.warns(UserWarning, match="price of an attempt of 'small' cannot be told"):
+        route = route_of(routed(found, router=router, price=price).query(question))
+    assert route == route_of(routed(engines(), router=router).query(question))
+    assert not found["large"].calls
+
+
 class Cited(Response):
     """A response of the user's own kind, with more than LlamaIndex's fields and another constructor."""
 
