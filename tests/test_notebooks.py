@@ -89,6 +89,22 @@ def test_committed_outputs_are_whole_clean_and_end_in_a_picture(name: str) -> No
         assert colours == 6, "the picture has no transparent ground"
 
 
+def test_the_selector_covers_what_its_notebook_promises() -> None:
+    """The right source is in the sets as often as the statement above them says, up to the luck of one split."""
+    from scipy.stats import binom
+
+    shown = ["".join(told.get("data", {}).get("text/html", "")) for told in _outputs(_committed("03_llamaindex.ipynb"))]
+    promised = next(
+        float(found[1]) for html in shown if (found := re.search(r"right choice in the set\) &gt;= ([.\d]+)", html))
+    )
+    table = next(html for html in shown if "right one in the set" in html)
+    rows = re.findall(r">(?:one source|several|empty)</td><td[^>]*>(\d+)</td><td[^>]*>(\d+)<", table)
+    asked, covered = (sum(int(row[at]) for row in rows) for at in (0, 1))
+    assert len(rows) == 3
+    assert binom.cdf(covered, asked, promised) > 0.01
+    assert binom.cdf(99, 128, promised) < 0.01, "what it was while the questions at the end were mixed otherwise"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_cells_are_short(name: str) -> None:
     """Code in cells is for reading; what is long belongs into the package."""

@@ -41,6 +41,8 @@ _CHOICES = {
 }
 
 
+# What `to_dict` says beside the parameters.
+_SERIALISED = frozenset({"bundle_id", "class_name"})
 _OF_THE_LOG = frozenset({"ledger", "audits", "tiers", "timeout"})
 
 
@@ -78,6 +80,9 @@ class AssembledLLM(FunctionCallingLLM):
     _log: RouteLog | None = PrivateAttr(default=None)
 
     def __init__(self, **given: Any) -> None:
+        if unknown := sorted(set(given) - set(type(self).model_fields) - _SERIALISED):
+            msg = f"RoutingLLM has no parameter {unknown[0]!r}; what a provider needs belongs to its tier"
+            raise InputError(msg)
         # Here and not in validators, which would wrap what is raised.
         try:
             super().__init__(**_loaded(given))

@@ -18,7 +18,7 @@ from routenlp_integrations.llama_index.events import RoutingDecisionEvent
 from routenlp_integrations.llama_index.group_streams import AsyncStream, Stream
 from routenlp_integrations.llama_index.groups import EngineGroup, streams
 from routenlp_integrations.llama_index.node_evidence import answer_of, model_name_of, text_of
-from routenlp_integrations.llama_index.routes import QueryRoutes, put, told_of
+from routenlp_integrations.llama_index.routes import QueryRoutes, put, remade, told_of
 from router_core.call_plan import Plan, streamed_policy
 from router_core.driving import Step, Steps, advance, aperform, break_off, perform, walking, within
 from router_core.errors import InputError, TierError
@@ -226,9 +226,9 @@ class GroupEngine:
         self._routes.add(query.bundle, told)
         if isinstance(stream, Stream):
             tokens = self._tokens(walked, steps, step, query, stream, told)
-            return put(replace(stream.response, response_gen=tokens, response_txt=None), told)
+            return put(remade(stream.response, response_gen=tokens, response_txt=None), told)
         atokens = self._atokens(walked, steps, step, query, stream, told)
-        return put(replace(stream.response, response_gen=atokens, response_txt=None), told)
+        return put(remade(stream.response, response_gen=atokens, response_txt=None), told)
 
     def _tokens(
         self, walked: ExitStack, steps: Steps, step: Step, query: _Query, stream: Stream, told: dict[str, Any]

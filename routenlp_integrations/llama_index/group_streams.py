@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, closing, nullcontext
-from dataclasses import replace
 from typing import Any
 
 from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
 
 from routenlp_integrations.llama_index.node_evidence import EMPTY_RESPONSE
+from routenlp_integrations.llama_index.routes import remade
 
 __all__ = ["AsyncStream", "Stream"]
 
@@ -52,7 +52,7 @@ class Stream(_Pieces):
         """Read to the end, and give a response that streams it again."""
         with self._left():
             self.pieces.extend(str(piece) for piece in self._source)
-        return replace(self.response, response_gen=(piece for piece in self.pieces), response_txt=None)
+        return remade(self.response, response_gen=(piece for piece in self.pieces), response_txt=None)
 
     def rest(self) -> Generator[str, None, None]:
         """What was held back, then the rest as it comes."""
@@ -89,7 +89,7 @@ class AsyncStream(_Pieces):
         async with self._left():
             async for piece in self._source:
                 self.pieces.append(str(piece))
-        return replace(self.response, response_gen=_again(self.pieces), response_txt=None)
+        return remade(self.response, response_gen=_again(self.pieces), response_txt=None)
 
     async def rest(self) -> AsyncGenerator[str, None]:
         """What was held back, then the rest as it comes."""

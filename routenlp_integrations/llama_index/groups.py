@@ -122,16 +122,20 @@ def fitted_groups(
     Raises
     ------
     InputError
-        When a group names a tool that is missing, double or in another group, a group is named like a tool outside
-        it, or no group has the engines the router was fitted on.
+        When `cascades` is no mapping, a group names a tool that is missing, double or in another group, a group is
+        named like a tool outside it, or no group has the engines the router was fitted on.
     """
+    given_as: object = cascades
+    if not isinstance(given_as, Mapping):
+        msg = f'cascades must map groups to their tools, as in {{"docs": ["cheap", "dear"]}}; given was {cascades!r}'
+        raise InputError(msg)
     named: dict[str, list[QueryEngineTool]] = {}
     for tool in tools:
         named.setdefault(str(tool.metadata.name), []).append(tool)
     groups: dict[str, tuple[EngineGroup, dict[str, QueryEngineTool]]] = {}
     taken: dict[str, str] = {}
     for name, given in cascades.items():
-        group = given if isinstance(given, EngineGroup) else EngineGroup(tuple(given))
+        group = given if isinstance(given, EngineGroup) else EngineGroup(given)
         for engine in group.engines:
             if len(named.get(engine, [])) != 1:
                 count = "no tool" if engine not in named else f"{len(named[engine])} tools"

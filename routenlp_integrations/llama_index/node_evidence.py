@@ -5,6 +5,7 @@ One pure function, `answer_of`, reads an answer for the records, for the certifi
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -137,7 +138,7 @@ def answer_of(name: str, question: str, response: RESPONSE_TYPE, text: str, pric
     text
         From `text_of`, or what a stream said.
     price
-        The caller's own price of an attempt.
+        The caller's own price of an attempt; one that fails is warned of.
     """
     metadata = response.metadata or {}
     nodes = response.source_nodes or []
@@ -149,10 +150,23 @@ def answer_of(name: str, question: str, response: RESPONSE_TYPE, text: str, pric
         text,
         prompt_tokens=sent,
         completion_tokens=received,
-        cost_usd=None if price is None else price(name, Response(text, nodes, metadata)),
+        cost_usd=_priced(price, name, Response(text, nodes, metadata)),
         signals=signals_of(question, text, nodes, metadata, contents),
         raw=response,
     )
+
+
+def _priced(price: Price | None, name: str, response: Response) -> float | None:
+    """The caller's price; None, with a warning, where it fails, since the answer was given and paid for."""
+    if price is None:
+        return None
+    try:
+        told = price(name, response)
+        return None if told is None else float(told)
+    except Exception as error:  # whatever the caller's function raises
+        what = f"the price of an attempt of {name!r} cannot be told ({type(error).__name__}: {error})"
+        warnings.warn(f"{what}; it is estimated instead", stacklevel=2)
+        return None
 
 
 def _tokens(usage: Any) -> tuple[int | None, int | None]:

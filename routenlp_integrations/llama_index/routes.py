@@ -3,17 +3,18 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.schema import QueryBundle
 
 from router_core.route import Route, route_metadata
 
-__all__ = ["ROUTE_KEY", "QueryRoutes", "put", "together", "told_of"]
+__all__ = ["ROUTE_KEY", "QueryRoutes", "put", "remade", "together", "told_of"]
 
 ROUTE_KEY = "routenlp"
+
+R = TypeVar("R")
 
 
 def told_of(route: Route, group: str) -> dict[str, Any]:
@@ -22,9 +23,18 @@ def told_of(route: Route, group: str) -> dict[str, Any]:
     return {**route_metadata(route), **named}
 
 
+def remade(response: R, **changed: Any) -> R:
+    """A response like this one but for some attributes: of its class, with all that its engine put on it."""
+    # Not `dataclasses.replace`, which calls a constructor that a subclass may have changed and drops what is no field,
+    # and not `copy.copy`, whose look-ups never end in `PydanticResponse.__getattr__`.
+    made = object.__new__(type(response))
+    made.__dict__.update({**response.__dict__, **changed})
+    return made
+
+
 def put(response: RESPONSE_TYPE, told: dict[str, Any]) -> RESPONSE_TYPE:
     """The response with a route in it; the engine's own, which it may have cached, is left as it was."""
-    return replace(response, metadata={**(response.metadata or {}), ROUTE_KEY: told})
+    return remade(response, metadata={**(response.metadata or {}), ROUTE_KEY: told})
 
 
 class QueryRoutes:

@@ -199,7 +199,7 @@ class ConformalSelector(BaseSelector):
         if asked is None:
             return self._decided(verdict)
         try:
-            told = self._other().select([choices[at] for at in asked], query)
+            told = _result_of(self._other().select([choices[at] for at in asked], query))
         except Exception as error:  # whatever a fallback raises, a query is answered
             return self._unanswered(verdict, error)
         return self._answered(verdict, asked, told)
@@ -213,7 +213,7 @@ class ConformalSelector(BaseSelector):
         if asked is None:
             return self._decided(verdict)
         try:
-            told = await self._other().aselect([choices[at] for at in asked], query)
+            told = _result_of(await self._other().aselect([choices[at] for at in asked], query))
         except Exception as error:  # as in _select
             return self._unanswered(verdict, error)
         return self._answered(verdict, asked, told)
@@ -283,6 +283,14 @@ def _labelled(queries: Sequence[tuple[str, int | str]], choices: Sequence[Choice
         else:
             found.append((text, label))
     return found
+
+
+def _result_of(told: object) -> SelectorResult:
+    """What a fallback gave, which nothing else has checked."""
+    if not isinstance(told, SelectorResult):
+        msg = f"the fallback gave a {type(told).__name__}"
+        raise TypeError(msg)
+    return told
 
 
 def _undecided(verdict: Verdict) -> str:

@@ -25,8 +25,8 @@ class Question:
 
     @property
     def held_out(self) -> bool:
-        """Whether the fact, in both wordings, is kept for the end: a fixed third of them."""
-        return int(sha256(self.fact.encode()).hexdigest(), 16) % 3 == 0
+        """Whether the fact, in both wordings, is kept for the end: a fixed fifth, as records do for test."""
+        return int(sha256(self.fact.encode()).hexdigest(), 16) % 5 == 0
 
 
 _PRODUCTS = (

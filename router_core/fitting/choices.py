@@ -236,7 +236,8 @@ def _plain(matrix: Any) -> Float:
 
 def _check(choices: Sequence[Choice], queries: Sequence[Labelled], calibration: Sequence[Labelled] | None) -> None:
     for i, (text, label) in enumerate([*queries, *(calibration or ())]):
-        if not isinstance(text, str) or not 0 <= label < len(choices):
+        whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
+        if not isinstance(text, str) or not whole or not 0 <= label < len(choices):
             raise InputError(
                 f"Labelled query {i} is {(text, label)!r}; give a text and the index of one of {len(choices)} choices."
             )

@@ -221,6 +221,12 @@ def test_wrong_parameters_are_told_in_one_line(make: Make, wrong: dict[str, Any]
     assert "\n" not in str(raised.value)
 
 
+def test_an_unknown_parameter_is_refused(make: Make) -> None:
+    """However the LLM is made: a budget that is misspelt would limit nothing."""
+    with pytest.raises(InputError, match="no parameter 'bugdet'"):
+        make(bugdet=Budget(0.5, per="call", on_exceeded="stop"))
+
+
 def test_nobody_asked_anything(make: Make) -> None:
     """Records hold no empty prompts: such a call is the reference tier's, uncertified unless the risk is joint."""
     llm, _ = make()

@@ -228,6 +228,50 @@ def test_a_cached_response_is_left_alone(router: Router, question: str) -> None:
     assert route_of(first) is not route_of(second)
 
 
+@pytest.mark.parametrize("price", [lambda *_: 1 / 0, lambda *_: "dear"], ids=["raises", "no number"])
+def test_a_price_that_fails_loses_no_answer(router: Router, question: str, price: Any) -> None:
+    """The answer was given and paid for: it is served, priced by the portfolio, and the caller is warned."""
+    found = engines()
+    with pytest.warns(UserWarning, match="price of an attempt of 'small' cannot be told"):
+        route = route_of(routed(found, router=router, price=price).query(question))
+    assert route == route_of(routed(engines(), router=router).query(question))
+    assert not found["large"].calls
+
+
+class Cited(Response):
+    """A response of the user's own kind, with more than LlamaIndex's fields and another constructor."""
+
+    def __init__(self, text: str, sources: list[str]) -> None:
+        super().__init__(text)
+        self.sources = sources
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("how", HOWS)
+async def test_what_an_engine_put_on_its_response_stays(
+    router: Router, question: str, how: str, streaming: bool
+) -> None:
+    """Its class, also with a constructor of its own, and attributes that are no fields, as with LlamaIndex's router."""
+
+    class Citing(ScriptedEngine):
+        def _query(self, query_bundle: QueryBundle) -> Any:
+            answered: Any = super()._query(query_bundle)
+            answered.sources = ["page 7"]
+            return answered if streaming else Cited(str(answered), answered.sources)
+
+        async def _aquery(self, query_bundle: QueryBundle) -> Any:
+            answered: Any = await super()._aquery(query_bundle)
+            answered.sources = ["page 7"]
+            return answered if streaming else Cited(str(answered), answered.sources)
+
+    found: dict[str, Any] = {**engines(), "small": Citing(GOOD, streaming=streaming)}
+    response = await ask(routed(found, router=router, stream_policy="buffer"), how, question)
+    assert response.sources == ["page 7"]
+    assert streaming or type(response) is Cited
+    assert await said(response) == GOOD
+    assert route_of(response)["tier"] == "small"
+
+
 def test_a_query_with_an_image_goes_to_the_reference(router: Router, question: str) -> None:
     """Calib had no images."""
     response = routed(engines(), router=router).query(QueryBundle(question, image_path="a.png"))
@@ -647,6 +691,8 @@ async def test_a_slow_router_thinks_off_the_event_loop(
         ({"docs": ["small", "twin"]}, "2 tools named 'twin'"),
         ({"a": ["small", "medium"], "b": ["medium", "large"]}, "'medium' is in the groups 'a' and 'b'"),
         ({"large": ["small", "medium"]}, "has the name of a tool outside it"),
+        ({"docs": "small"}, "given was 'small'"),
+        (["small", "large"], "cascades must map groups to their tools"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(cascades: Any, message: str) -> None:

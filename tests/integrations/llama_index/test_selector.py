@@ -196,11 +196,20 @@ def test_the_fallback_is_asked_only_when_needed(selector: ConformalSelector) -> 
     assert asyncio.run(with_fallback(selector, told).aselect(CHOICES, DOUBTFUL)) == found
 
 
+class Silent(Told):
+    """A fallback that gives no result at all, as one without a match may."""
+
+    def _select(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
+        return None  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize(
-    "fallback", [Told(3), Told(-1), Told(), Told(0, error=ValueError("no JSON"))], ids=["3", "-1", "none", "error"]
+    "fallback",
+    [Told(3), Told(-1), Told(), Told(0, error=ValueError("no JSON")), Silent()],
+    ids=["3", "-1", "none", "error", "no result"],
 )
 def test_a_fallback_out_of_range_is_not_believed(selector: ConformalSelector, fallback: Told) -> None:
-    """A negative or large position, none, or an exception: the most probable choice, and the reason says so."""
+    """A wrong position, none, no result or an exception: the most probable choice, and the reason says so."""
     for found in (
         with_fallback(selector, fallback).select(CHOICES, DOUBTFUL),
         asyncio.run(with_fallback(selector, fallback).aselect(CHOICES, DOUBTFUL)),
@@ -301,6 +310,9 @@ def test_one_choice_and_alike_choices() -> None:
         ([], [("a", 0)], "at least one choice"),
         (CHOICES, [("a", 3)], "index of one of 3"),
         (CHOICES, [("a", -1)], "index of one of 3"),
+        (CHOICES, [("a", 1.9)], "index of one of 3"),
+        (CHOICES, [("a", True)], "index of one of 3"),
+        (CHOICES, [("a", None)], "index of one of 3"),
         (CHOICES, [("a", "trains")], "not among the choices"),
         (CHOICES, [("apple", "fruit")] * 5, "left to train on"),
         (CHOICES, [], "left to train on"),
