@@ -1,3 +1,3 @@
-"""Thin faces of the core: LangChain, the command line."""
+"""Thin faces of the core: LangChain, LlamaIndex, notebooks, the command line; here, what both frameworks share."""
 
 __all__: list[str] = []

@@ -18,7 +18,6 @@ from router_core.fitting.rivals import BASELINES, RIVALS
 from router_core.fitting.score_table import ScoreTable
 from router_core.fitting.tables import Progress, bad_answers, views_of
 from router_core.kernels import sweep
-from router_core.keys import hash_keys
 from router_core.outcomes import Outcome, apgr_and_cpt, describe_outcome, describe_path
 from router_core.policy import CASCADE, ROUTE_ONLY, Policy, coin
 from router_core.promises import claim_json, overall_certificate
@@ -26,7 +25,7 @@ from router_core.records import Records, read_records
 from router_core.router import Router
 from router_core.scopes import ALL
 from router_core.show import Report
-from router_core.splits import Prepared, prepare, query_keys
+from router_core.splits import Prepared, known_by, prepare
 
 __all__ = ["evaluate"]
 
@@ -105,8 +104,7 @@ def evaluate(
 def _learned(bundle: Bundle, records: Records, rows: Rows) -> int:
     """How many of the rows the bundle was trained or tuned on: figures on them are too good."""
     keys = np.union1d(bundle.keys.train, bundle.keys.tune)
-    hits = [np.isin(hash_keys(query_keys(records, [i])), keys).any() for i in rows.tolist()]
-    return int(np.sum(hits))
+    return int(known_by(records, rows.tolist(), keys).sum())
 
 
 def _rows(bundle: Bundle, records: Records, split: str) -> tuple[Rows, Prepared]:

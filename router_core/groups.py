@@ -8,12 +8,16 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["hash_key", "is_template", "merge_near_duplicates", "normalise", "unit_interval"]
+__all__ = ["hash_key", "is_template", "merge_near_duplicates", "normalise", "smallest_of_each", "unit_interval"]
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _COMMON_COUNT, _COMMON_SHARE = 5, 0.05
@@ -46,6 +50,24 @@ def hash_key(prompt: str) -> str:
         if 0 < start < prompt.find("\nB. "):
             prompt = prompt[:start]
     return normalise(prompt)
+
+
+def smallest_of_each(items: Iterable[tuple[K, str, T]]) -> dict[K, T]:
+    """Of each cell the item whose id has the smallest SHA-256.
+
+    Never chosen by outcome, and the same whatever else was taken out before.
+
+    Parameters
+    ----------
+    items
+        ``(cell, id, item)``, read once.
+    """
+    chosen: dict[K, tuple[bytes, T]] = {}
+    for cell, name, item in items:
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+        if cell not in chosen or digest < chosen[cell][0]:
+            chosen[cell] = digest, item
+    return {cell: item for cell, (_, item) in chosen.items()}
 
 
 def unit_interval(salt: str, key: str) -> float:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from router_core.errors import InputError
 
-__all__ = ["KeyLedger", "check_disjoint", "hash_keys", "ids_sha256"]
+__all__ = ["KeyLedger", "check_disjoint", "hash_each", "hash_keys", "ids_sha256"]
 
 
 def ids_sha256(ids: Iterable[str]) -> str:
@@ -26,8 +26,13 @@ def ids_sha256(ids: Iterable[str]) -> str:
 
 def hash_keys(keys: Iterable[str]) -> NDArray[np.uint64]:
     """Sorted distinct 64-bit hashes (head of SHA-256) of the ids or group keys of a split."""
-    heads = {hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8] for key in keys}
-    return np.sort(np.frombuffer(b"".join(heads), dtype=">u8").astype(np.uint64))
+    return np.unique(hash_each(keys))
+
+
+def hash_each(keys: Iterable[str]) -> NDArray[np.uint64]:
+    """The hashes of `hash_keys`, one a key, in their order."""
+    heads = [hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8] for key in keys]
+    return np.frombuffer(b"".join(heads), dtype=">u8").astype(np.uint64)
 
 
 def check_disjoint(**splits: NDArray[np.uint64]) -> None:

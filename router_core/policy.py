@@ -5,7 +5,7 @@ A policy path is a one-parameter family of policies, from "always the reference"
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -82,6 +82,15 @@ class Policy:
             if scores[tier] >= self.thresholds[tier][0]:
                 return tier
         return len(scores)
+
+    def why(self, scores: Sequence[float], tier: int, names: Sequence[str]) -> str:
+        """Why a query of these scores starts at this tier, in the words of a reason."""
+        if tier == len(scores):
+            return f"no cheap tier's score clears its start threshold; sent to {names[tier]}"
+        threshold = self.thresholds[tier][0]
+        if math.isinf(threshold):
+            return f"the cascade starts at {names[tier]}"
+        return f"{names[tier]}: {self.ordering.replace('_', ' ')} {scores[tier]:.4f} >= {threshold:.4f}"
 
     def accepts(self, tier: int, score: float) -> bool:
         """Whether an answer of this score is served."""

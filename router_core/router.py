@@ -1,8 +1,6 @@
 """The router: from a text and a task to the tier to start with, and from an answer to accept or escalate."""
 
 import math
-import threading
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,8 +17,9 @@ from router_core.pricing import attempt_price, estimate_tokens, expected_price
 from router_core.release import bundle_folder
 from router_core.route_text import NOTHING_ASKED
 from router_core.scopes import Scopes
-from router_core.scoring import Before, Scorer, View
-from router_core.show import decision_html
+from router_core.scoring import Scorer, View
+from router_core.start import Decision, Start
+from router_core.unknown_tasks import UnknownTasks
 
 if TYPE_CHECKING:
     from router_core.bundle import Bundle
@@ -28,64 +27,6 @@ if TYPE_CHECKING:
     from router_core.sources import RouterSource
 
 __all__ = ["Decision", "Router", "Scopes", "Start", "estimate_tokens"]
-
-_WARNED = 1_000
-"""Unknown tasks remembered as warned about; a caller who makes up names must not fill the memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Where one query starts, and under which policy it goes on.
-
-    `policy` and `before` are None when no policy applies: the query goes to the reference tier, or was
-    `forced` to `tier`, whose answer is then served unjudged. `departure` says why this start is not the policy's own;
-    only a start at the reference tier keeps a certificate then, if its kind of risk allows it. When the certificate had
-    `lapsed` nothing is claimed.
-    """
-
-    text: str
-    task: str | None
-    scope: str | None
-    policy_name: str
-    tier: int
-    reason: str
-    policy: Policy | None
-    before: Before | None
-    forced: bool = False
-    departure: str = ""
-    lapsed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What the router decides before anything is generated.
-
-    Attributes
-    ----------
-    tier
-        Name of the tier to call.
-    pass_probability
-        Per tier, the probability that its answer is not bad.
-    difficulty
-        Expected position of the cheapest passing tier, 0 (the cheapest) to 1 (only the reference).
-    scope, policy
-        Whose promise applies; the scope is None for a task never calibrated.
-    certificate
-        What was shown of the policy, None when nothing was.
-    reason
-        One sentence with the numbers that decided.
-    """
-
-    tier: str
-    pass_probability: dict[str, float]
-    difficulty: float
-    scope: str | None
-    policy: str
-    certificate: dict[str, Any] | None
-    reason: str
-
-    def _repr_html_(self) -> str:
-        return decision_html(self)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -106,8 +47,7 @@ class Router:
     mean_costs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     lapses: LapseWatch = field(default_factory=LapseWatch)
     outages: Outages = field(default_factory=Outages)
-    _warned: set[str] = field(default_factory=set, repr=False)
-    _lock: Any = field(default_factory=threading.Lock, repr=False)
+    unknown: UnknownTasks = field(default_factory=UnknownTasks)
 
     def __repr__(self) -> str:
         names, tasks = list(self.portfolio.names), list(self.scopes.subtasks)
@@ -181,7 +121,7 @@ class Router:
             return self.force(text, task, policy, reference, NOTHING_ASKED)
         view = self.scopes.resolve(task or None)
         if view is None:
-            self._warn(str(task))
+            self.unknown.warn(str(task), self.scopes.subtasks)
             reason = f"task {task!r} was never calibrated; sent to {reference}"
             return Start(text, task, None, policy, last, reason, None, None)
         path = self.policies[view.scope, policy]
@@ -195,7 +135,7 @@ class Router:
         before = self.scorer.before(text, view, priced=path.priced)
         scores = [path.score(j.risk, j.saving, before.toss) for j in before.judgements]
         tier = path.first(scores)
-        return Start(text, task, view.scope, policy, tier, self._why(path, scores, tier), path, before)
+        return Start(text, task, view.scope, policy, tier, path.why(scores, tier, self.portfolio.names), path, before)
 
     def force(self, text: str, task: str | None, policy: str, tier: str, why: str) -> Start:
         """Start a query at a tier whatever the policy says: a forced tier, or tools that calib did not have.
@@ -220,7 +160,7 @@ class Router:
         index = self.portfolio.index(tier)
         view = self.scopes.resolve(task)
         if view is None:
-            self._warn(str(task))
+            self.unknown.warn(str(task), self.scopes.subtasks)
         scope = None if view is None else view.scope
         lapsed = "" if scope is None else self.lapses.why(scope)
         reason = f"{why}; sent to {tier}"
@@ -368,31 +308,3 @@ class Router:
         means = self.mean_costs.get(start.scope or "overall") or self.mean_costs.get("overall")
         sent = estimate_tokens(start.text) if prompt_tokens is None else prompt_tokens
         return expected_price(self.portfolio.tiers[tier], sent, None if means is None else means[tier])
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the lock, which belongs to one process."""
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
-
-    def _why(self, path: Policy, scores: list[float], tier: int) -> str:
-        names = self.portfolio.names
-        if tier == len(scores):
-            return f"no cheap tier's score clears its start threshold; sent to {names[tier]}"
-        threshold = path.thresholds[tier][0]
-        if math.isinf(threshold):
-            return f"the cascade starts at {names[tier]}"
-        return f"{names[tier]}: {path.ordering.replace('_', ' ')} {scores[tier]:.4f} >= {threshold:.4f}"
-
-    def _warn(self, task: str) -> None:
-        with self._lock:
-            if task in self._warned:
-                return
-            if len(self._warned) < _WARNED:
-                self._warned.add(task)
-        warnings.warn(
-            f"task {task!r} was never calibrated (known: {', '.join(self.scopes.subtasks)}); "
-            "its queries go to the reference tier",
-            stacklevel=3,
-        )

@@ -7,7 +7,6 @@ made splits put whole groups in one split, and of a supplied split the straddlin
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +16,22 @@ import numpy as np
 import numpy.typing as npt
 
 from router_core.errors import InputError
-from router_core.groups import hash_key, merge_near_duplicates, normalise, unit_interval
+from router_core.groups import hash_key, merge_near_duplicates, normalise, smallest_of_each, unit_interval
+from router_core.keys import hash_each
 from router_core.records import SPLITS, Records
 from router_core.selection import DropReport, complete
 
-__all__ = ["Prepared", "hash_key", "hash_split", "normalise", "one_of_each", "prepare", "query_keys", "unit_interval"]
+__all__ = [
+    "Prepared",
+    "hash_key",
+    "hash_split",
+    "known_by",
+    "normalise",
+    "one_of_each",
+    "prepare",
+    "query_keys",
+    "unit_interval",
+]
 
 Indices = npt.NDArray[np.intp]
 
@@ -103,17 +113,22 @@ def query_keys(records: Records, rows: Iterable[int]) -> set[str]:
     return found
 
 
+def known_by(records: Records, rows: Sequence[int], keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Return which of some queries are known by one of these hashed keys (`router_core.keys.hash_keys`), bool."""
+    named = [(n, key) for n, i in enumerate(rows) for key in query_keys(records, [i])]
+    at = np.array([n for n, _ in named], dtype=np.intp)
+    found = np.zeros(len(rows), dtype=np.bool_)
+    found[at[np.isin(hash_each(key for _, key in named), keys)]] = True
+    return found
+
+
 def one_of_each(records: Records, rows: Iterable[int], label: Callable[[int], Any] = lambda _: None) -> list[int]:
     """Return of each group, and label if one is given, the row whose query_id has the smallest SHA-256, in their order.
 
     Never chosen by outcome, and the same whatever else was taken out before.
     """
     listed = list(rows)
-    chosen: dict[tuple[str, Any], tuple[bytes, int]] = {}
-    for i in listed:
-        mine, cell = (hashlib.sha256(records.query_id[i].encode()).digest(), i), (records.group[i], label(i))
-        chosen[cell] = min(chosen.get(cell, mine), mine)
-    kept = {i for _, i in chosen.values()}
+    kept = set(smallest_of_each(((records.group[i], label(i)), records.query_id[i], i) for i in listed).values())
     return [i for i in listed if i in kept]
 
 

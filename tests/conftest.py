@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from router_core.ledger import Ledger
 
 
 def shared_data() -> Path | None:
@@ -67,3 +72,14 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("company")
     record_company(folder)
     return folder
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """A ledger that keeps texts."""
+    from ledgers import url_of
+
+    from router_core.ledger import Ledger
+
+    with Ledger(url_of(tmp_path), store_text=True) as made:
+        yield made

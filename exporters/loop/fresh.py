@@ -13,7 +13,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +20,21 @@ import numpy as np
 
 from exporters.fence import Keys, item_keys
 from exporters.loop.answering import Asked, answer_batch
-from exporters.loop.audited import answers_of, told_answer, told_lesson, write_fold
-from exporters.loop.lessons import worst_price
-from exporters.loop.state import State
-from exporters.loop.traffic import Traffic, settled_traffic
+from exporters.loop.audited import answers_of, told_answer, write_fold
+from exporters.loop.missing import Missing, model_changed
+from exporters.loop.traffic import Traffic, route_group, settled_traffic
 from exporters.loop.work import Work
 from exporters.students.data import Pair
-from exporters.students.teacher import Ask, Lesson, Question, paid, teach
+from exporters.students.teacher import Ask
 from router_core.bundle import Bundle
 from router_core.errors import InputError
-from router_core.fingerprints import fingerprint_changed
-from router_core.groups import hash_key
 from router_core.keys import hash_keys
 from router_core.ledger.reader import LedgerReader, LoggedRoute, Moment, seconds
 from router_core.ledger.sample import Sample, uniform_sample
-from router_core.portfolio import Tier
 from router_core.risks import least_n
 from router_core.student import Student
 
-__all__ = ["FreshAudits", "FreshFold", "asked_usd"]
+__all__ = ["FreshAudits", "FreshFold"]
 
 _LEAST_REPLAYED = 20
 """Answers that must be compared, where students gave so many."""
@@ -133,7 +128,8 @@ class FreshFold:
         left_out: Counter[str] = Counter()
         rows = self._new(found, traffic, left_out)
         self._check_enough(place, rows)
-        asked, usd = self._complete(place, rows)
+        missing = Missing(self.work, self.bundle, frozenset(self.students), self.asks, self.before_usd)
+        asked, usd = missing.ask(place, rows)
         write_fold(folder, rows)
         count = Counter(row["task"] for row in rows)
         return {
@@ -160,7 +156,7 @@ class FreshFold:
             )
         for one in found:
             for attempt in one.attempts:
-                if self._changed(attempt.tier, attempt.model_name):
+                if model_changed(self.work, self.bundle, attempt.tier, attempt.model_name):
                     raise InputError(
                         f"{place}: {attempt.tier} answered as {attempt.model_name!r}, which is not the model of the "
                         "portfolio; certify on what was logged after that, with a portfolio that names it"
@@ -202,7 +198,7 @@ class FreshFold:
         near = {one.id: one.group for one in traffic.logged}
         rows = []
         for one in found:
-            task, group, text = one.task or "default", self._group(one), one.text or ""
+            task, group, text = one.task or "default", route_group(work, one.conversation, one.text), one.text or ""
             if one.id in traffic.known:
                 left_out["known from the records or learned before"] += 1
                 continue
@@ -221,10 +217,6 @@ class FreshFold:
             })  # fmt: skip
         return rows
 
-    def _group(self, route: LoggedRoute) -> str:
-        group = f"conversation {route.conversation}" if route.conversation else hash_key(route.text or "")
-        return self.work.groups.get(group, group)
-
     def _check_enough(self, place: str, rows: Sequence[Mapping[str, Any]]) -> None:
         settings = self.work.options.settings
         least = least_n(settings.risk, settings.alpha, settings.delta)
@@ -236,82 +228,3 @@ class FreshFold:
                 f"{place}: too few new queries were audited ({told}); a certificate at {settings.alpha:g} takes at "
                 f"least {least} of each task. Nothing of them was used: come back when there are more"
             )
-
-    def _complete(self, place: str, rows: Sequence[dict[str, Any]]) -> tuple[int, float]:
-        """Ask what is missing; how many answers, and for how many US dollars."""
-        work, budget, asked = self.work, self.work.options.budget_usd, 0
-        for tier in work.options.portfolio.tiers:
-            anew = self.students if tier.name == work.options.tier else ()
-            missing = [row for row in rows if row["task"] not in anew and tier.name not in row["tiers"]]
-            if not missing:
-                continue
-            ask = self.asks.get(tier.name)
-            if ask is None:
-                raise InputError(
-                    f"{place}: {len(missing)} of {len(rows)} sampled queries have no answer of {tier.name!r}, and the "
-                    "others are no random sample; wait for the audits under way and give --until a moment before "
-                    "them, audit with all tiers, or name whom to ask with --teacher"
-                )
-            self._check_askable(place, tier, len(missing))
-            before = self.before_usd.get(tier.name, 0.0)
-            journal = asked_file(work.state, tier.name)
-            journal.parent.mkdir(parents=True, exist_ok=True)
-            taught = teach(
-                [Question(row["query_id"], row["prompt"], group=row["group"]) for row in missing],
-                self._certified(place, tier, ask),
-                budget_usd=before + budget, worst_usd=partial(worst_price, tier),
-                journal=journal, concurrency=work.options.concurrency, progress=work.progress,
-            )  # fmt: skip
-            budget = max(0.0, budget - (taught.spent_usd - before))
-            asked += len(taught.lessons)
-            for row in missing:
-                if lesson := taught.lessons.get(row["query_id"]):
-                    row["tiers"][tier.name] = told_lesson(lesson)
-            if lacking := len(missing) - len(taught.lessons):
-                raise InputError(
-                    f"{place}: {lacking} of {len(rows)} sampled queries got no answer of {tier.name!r} "
-                    f"({taught.stopped or 'the calls failed'}), and the others are no random sample; answers that were "
-                    "paid for are kept, so run the round again"
-                )
-        return asked, work.options.budget_usd - budget
-
-    def _changed(self, tier: str, model_name: str | None) -> bool:
-        """Whether another model than the portfolio's answered; the tier that learns changes by what it learns."""
-        known = tier in self.bundle.portfolio.names and tier != self.work.options.tier
-        return known and fingerprint_changed(self.bundle, tier, model_name)
-
-    def _certified(self, place: str, tier: Tier, ask: Ask) -> Ask:
-        """Ask, and refuse an answer of another model than the one the certificate is about."""
-
-        def checked(prompt: str) -> Lesson:
-            lesson = ask(prompt)
-            if self._changed(tier.name, lesson.model_name):
-                raise InputError(
-                    f"{place}: the teacher of {tier.name!r} answers as {lesson.model_name!r}, which is not the model "
-                    "of the portfolio; name that model in the file of tiers"
-                )
-            return lesson
-
-        return checked
-
-    def _check_askable(self, place: str, tier: Tier, missing: int) -> None:
-        """Refuse to ask anew a tier whose answers came with signals, which decide whether they are accepted."""
-        portfolio = self.work.options.portfolio
-        if tier.name == portfolio.reference.name:
-            return
-        at, given = portfolio.index(tier.name), self.work.given
-        if signals := [name for name, values in given.signals.items() if np.isfinite(values[:, at]).any()]:
-            raise InputError(
-                f"{place}: {missing} sampled queries have no answer of {tier.name!r}, whose answers come with signals "
-                f"({', '.join(sorted(signals))}) that a teacher does not give; audit with all tiers"
-            )
-
-
-def asked_file(state: State, tier: str) -> Path:
-    """Journal of what a tier was asked for folds of audits, by whatever round."""
-    return state.asked / f"{tier}.jsonl"
-
-
-def asked_usd(state: State, tiers: Sequence[str]) -> dict[str, float]:
-    """What such answers have cost so far, by tier, US dollars."""
-    return {tier: paid([], path)[0] for tier in tiers if (path := asked_file(state, tier)).exists()}

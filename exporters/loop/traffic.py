@@ -20,7 +20,7 @@ from router_core.ledger.reader import LedgerReader
 from router_core.ledger.rows import key_of
 from router_core.ledger.sample import Logged, logged_queries
 
-__all__ = ["Traffic", "settled_traffic"]
+__all__ = ["Traffic", "route_group", "settled_traffic"]
 
 _MOST = 200_000
 """Logged queries whose near-duplicates are settled in memory."""
@@ -93,14 +93,18 @@ def settled_traffic(
             f"{changed} of {len(every)} logged queries are not stored as they were routed (redaction changed them), so "
             "what the tiers do with them cannot be replayed; certify on records instead"
         )
-    # A conversation is known by its hash; what has none by its text, as records are.
-    groups = [one.group if one.group != one.key else hash_key(one.text or "") for one in every]
-    groups = [work.groups.get(group, group) for group in groups]
+    groups = [route_group(work, one.conversation, one.text) for one in every]
     texts = [(one.task, group, one.text or "") for one, group in zip(every, groups, strict=True)]
     names = groups_of_new(work.prepared, texts, learned)
     settled = [
-        replace(one, group=group if name is None else name, text=None)
+        replace(one, group=group if name is None else name, text=None, conversation=None)
         for one, group, name in zip(every, groups, names, strict=True)
     ]
     known = frozenset(one.id for one, name in zip(every, names, strict=True) if name is None)
     return Traffic(settled, known)
+
+
+def route_group(work: Work, conversation: str | None, text: str | None) -> str:
+    """Group of a route: a conversation is known by its hash, what has none by its text, as records are."""
+    group = f"conversation {conversation}" if conversation else hash_key(text or "")
+    return work.groups.get(group, group)

@@ -10,20 +10,13 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel, ModelProfile
 from langchain_core.messages import BaseMessage, FunctionMessage, ToolMessage
 
+from routenlp_integrations.capabilities import MEDIA_TOKENS, Abilities, check_named, none_able, room
 from routenlp_integrations.langchain.tiers import FREE_CHOICES, STRUCTURE, Call, TierModel
-from router_core.errors import InputError
 from router_core.router import estimate_tokens
 
-__all__ = ["Abilities", "abilities_of", "check_declared", "common_profile", "lacking"]
+__all__ = ["abilities_of", "check_declared", "common_profile", "lacking"]
 
-_COMPLETION_TOKENS = 256
-"""Room left for an answer whose length no parameter limits."""
-_MEDIA_TOKENS = 1_000
-"""Room taken by an image, a sound or a document; providers count them differently."""
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-
-Abilities = Mapping[str, Any]
-"""Keys of LangChain's `ModelProfile`, and what a tier states of them."""
 
 
 def check_declared(declared: Mapping[str, Mapping[str, Any]], tiers: Sequence[str]) -> None:
@@ -34,14 +27,7 @@ def check_declared(declared: Mapping[str, Mapping[str, Any]], tiers: Sequence[st
     InputError
         When they name no tier, or a capability that `ModelProfile` does not know.
     """
-    known = ModelProfile.__annotations__
-    for name, stated in declared.items():
-        if name not in tiers:
-            msg = f"capabilities names {name!r}; the tiers are {', '.join(tiers)}"
-            raise InputError(msg)
-        if unknown := sorted(set(stated) - set(known)):
-            msg = f"capabilities of tier {name!r} state {unknown[0]!r}, which LangChain's ModelProfile does not know"
-            raise InputError(msg)
+    check_named(declared, tiers, ModelProfile.__annotations__, ", which LangChain's ModelProfile does not know")
 
 
 def abilities_of(tier: TierModel, declared: Mapping[str, Any]) -> Abilities:
@@ -83,16 +69,14 @@ def lacking(call: Call, abilities: Mapping[str, Abilities]) -> dict[str, str]:
     tokens = None
     for name, stated in abilities.items():
         lacks = [told for keys, told in needs if all(stated.get(key) is False for key in keys)]
-        if (room := stated.get("max_input_tokens")) is not None:
+        if (window := stated.get("max_input_tokens")) is not None:
             tokens = _tokens(call) if tokens is None else tokens
-            if tokens > room:
-                lacks.append(f"a context of {tokens} tokens (it has {room})")
+            if tokens > window:
+                lacks.append(f"a context of {tokens} tokens (it has {window})")
         if lacks:
             found[name] = ", ".join(lacks)
     if len(found) == len(abilities):
-        told = "; ".join(f"{name} lacks {lacks}" for name, lacks in found.items())
-        msg = f"no tier can serve this call: {told}"
-        raise InputError(msg)
+        raise none_able(found)
     return found
 
 
@@ -151,8 +135,6 @@ def _tokens(call: Call) -> int:
     """Tokens a call needs: its text and tools at four bytes a token, its media, and room for the answer."""
     sent = sum(estimate_tokens(str(message.text)) for message in call.messages)
     media = sum(
-        _MEDIA_TOKENS for m in call.messages if isinstance(m.content, list) for block in m.content if _kind(block)
+        MEDIA_TOKENS for m in call.messages if isinstance(m.content, list) for block in m.content if _kind(block)
     )
-    schemas = estimate_tokens(str(call.params["tools"])) if call.params.get("tools") else 0
-    limit = next((call.params[name] for name in _LIMITS if isinstance(call.params.get(name), int)), _COMPLETION_TOKENS)
-    return sent + media + schemas + int(limit)
+    return sent + media + room(call.params, _LIMITS)

@@ -3,10 +3,9 @@
 import asyncio
 import time
 from asyncio import CancelledError
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -16,15 +15,13 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from routenlp_integrations.langchain.assembled import loaded
 from routenlp_integrations.langchain.messages import with_route
 from routenlp_integrations.langchain.queried import QueriedChatModel
 from routenlp_integrations.langchain.run_config import described
 from routenlp_integrations.langchain.streaming import Deadline, Screen, last_chunks, leaving
 from routenlp_integrations.langchain.structured import Method, Structure, structured
-from routenlp_integrations.langchain.tiers import STRUCTURE, TierModel
+from routenlp_integrations.langchain.tiers import STRUCTURE
 from routenlp_integrations.langchain.tracing import Trace
-from router_core.cascade import match_tiers
 from router_core.driving import Step, advance, break_off, walking
 from router_core.errors import InputError
 from router_core.logged_query import BROKEN, LEFT
@@ -119,37 +116,6 @@ class RoutingChatModel(QueriedChatModel):
         An `AuditPlan`, carried out in the background with this model's own tiers, or an `Auditor` whose callables
         take the messages. A copy spends from the same budget; a pickle keeps the plan.
     """
-
-    @classmethod
-    def from_bundle(cls, path: str | Path, tiers: Mapping[str, Any], **params: Any) -> Self:
-        """Load a bundle and put a chat model behind each of its tiers.
-
-        Parameters
-        ----------
-        path
-            Folder of the bundle, or a release ROOT, whose promotions are followed unless ``watch=False``.
-        tiers
-            ``{name: chat model}``; the names are the portfolio's.
-        **params
-            Everything else the class takes.
-
-        Raises
-        ------
-        InputError
-            When the names of the tiers are not the portfolio's (lists both sides), a tier is no chat model, or a
-            parameter is unknown.
-        BundleError
-            When the bundle is changed, incomplete, newer than this reader, or none.
-        """
-        known = {name for field, info in cls.model_fields.items() for name in (field, info.alias) if name}
-        if unknown := sorted(set(params) - known):
-            msg = f"RoutingChatModel has no parameter {unknown[0]!r}; what a provider needs belongs to its tier"
-            raise InputError(msg)
-        routed = loaded(path, watch=params.get("watch", True))
-        match_tiers(tiers, routed["router"].portfolio.names)
-        for name, given in tiers.items():
-            TierModel.of(name, given)
-        return cls(**routed, tiers=tiers, **params)
 
     # One query
 

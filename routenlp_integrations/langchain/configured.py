@@ -52,30 +52,20 @@ class ConfiguredChatModel(TaskChatModel):
         raise NotImplementedError
 
     def stream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
         """Answer one query chunk by chunk; see `BaseChatModel.stream`."""
         kwargs = self._chosen(config, kwargs)
         known, trace = of_config(config, self.callbacks, CallbackManager)
-        return first_under(trace, BaseChatModel.stream(self, input, known, stop=stop, **kwargs))
+        return first_under(trace, BaseChatModel.stream(self, input, known, **kwargs))
 
     def astream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
         """Answer one query chunk by chunk; see `BaseChatModel.astream`."""
         kwargs = self._chosen(config, kwargs)
         known, trace = of_config(config, self.callbacks, AsyncCallbackManager)
-        return afirst_under(trace, BaseChatModel.astream(self, input, known, stop=stop, **kwargs))
+        return afirst_under(trace, BaseChatModel.astream(self, input, known, **kwargs))
 
     def _should_stream(
         self,

@@ -13,30 +13,12 @@ from typing import Any
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
 
+from routenlp_integrations.forms import Verdict, canonical
 from routenlp_integrations.langchain.structured import Structure
 from routenlp_integrations.langchain.tiers import FREE_CHOICES, STRUCTURE
 from router_core.errors import MissingExtraError
 
-__all__ = ["Form", "Verdict", "form_of"]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How an answer compares with its form.
-
-    Attributes
-    ----------
-    text
-        The answer as evidence: canonical JSON of its calls or of its value, else its text.
-    valid
-        None when it cannot be told (a tool's own schema is broken).
-    why
-        What does not fit, without a word of the answer; empty when all does.
-    """
-
-    text: str
-    valid: bool | None
-    why: str = ""
+__all__ = ["Form", "form_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +66,10 @@ class Form:
         calls: list[dict[str, Any]] = [{"name": c["name"], "args": c["args"]} for c in message.tool_calls]
         broken: list[dict[str, Any]] = [{"name": c["name"], "args": c["args"]} for c in message.invalid_tool_calls]
         if broken:
-            return Verdict(_canonical([*calls, *broken]), False, f"arguments of {broken[0]['name']} are no JSON")
+            return Verdict(canonical([*calls, *broken]), False, f"arguments of {broken[0]['name']} are no JSON")
         unknown = [call["name"] for call in calls if call["name"] not in self.schemas]
         if unknown and not self.open:
-            return Verdict(_canonical(calls), False, "a tool was called that was not offered")
+            return Verdict(canonical(calls), False, "a tool was called that was not offered")
         known = [(c["name"], self.schemas[c["name"]], c["args"]) for c in calls if c["name"] in self.schemas]
         return _verdict(calls, known)
 
@@ -102,8 +84,8 @@ class Form:
         try:
             structure.build(value)
         except OutputParserException:
-            return Verdict(_canonical(value), False, f"the answer does not fit {structure.name}")
-        return Verdict(_canonical(value), True)
+            return Verdict(canonical(value), False, f"the answer does not fit {structure.name}")
+        return Verdict(canonical(value), True)
 
 
 def form_of(params: Mapping[str, Any]) -> Form | None:
@@ -126,13 +108,8 @@ def form_of(params: Mapping[str, Any]) -> Form | None:
     )
 
 
-def _canonical(value: Any) -> str:
-    dumped = value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-    return json.dumps(dumped, sort_keys=True, ensure_ascii=False, default=str)
-
-
 def _verdict(value: Any, parts: list[tuple[str, Mapping[str, Any], Any]]) -> Verdict:
-    text = _canonical(value)
+    text = canonical(value)
     for name, schema, part in parts:
         validator = _validator(json.dumps(schema, sort_keys=True))
         if validator is None:

@@ -26,9 +26,10 @@ from routenlp_integrations.langchain.planning import (
     unless_lapsed,
 )
 from routenlp_integrations.langchain.run_config import task_and_tier, thread
-from routenlp_integrations.langchain.student import FINGERPRINT, StudentChatModel
+from routenlp_integrations.langchain.student import StudentChatModel
 from routenlp_integrations.langchain.task_config import TASK
 from routenlp_integrations.langchain.tiers import STRUCTURE, Call, TierModel
+from routenlp_integrations.student import FINGERPRINT
 from router_core.breaker import Breaker
 from router_core.budget import Budget
 from router_core.cascade import Answer, Route, match_tiers, walk

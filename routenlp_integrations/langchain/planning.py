@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from langchain_core.messages import BaseMessage, ChatMessage, FunctionMessage, HumanMessage, SystemMessage, ToolMessage
 
-from routenlp_integrations.langchain.capabilities import Abilities, lacking
+from routenlp_integrations.capabilities import Abilities
+from routenlp_integrations.langchain.capabilities import lacking
 from routenlp_integrations.langchain.messages import model_name_of, turns
 from routenlp_integrations.langchain.tiers import Call
 from router_core.call_plan import (

@@ -6,7 +6,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from routenlp_integrations.langchain.capabilities import Abilities
+from routenlp_integrations.capabilities import Abilities
 from routenlp_integrations.langchain.messages import model_name_of
 from routenlp_integrations.langchain.tiers import Call, TierModel
 from router_core.driving import within

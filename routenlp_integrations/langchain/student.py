@@ -1,8 +1,6 @@
 """`StudentChatModel`: a distilled checkpoint as a LangChain chat model."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -10,25 +8,20 @@ from langchain_core.language_models import LangSmithParams, ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from pydantic import PrivateAttr
 
 from routenlp_integrations.langchain.messages import turns
 from routenlp_integrations.langchain.task_config import TASK, TaskChatModel
+from routenlp_integrations.student import FINGERPRINT, StudentModel, refuse
 from router_core.errors import InputError
-from router_core.release import is_root
 from router_core.route_text import last_turn
-from router_core.sources import StudentSource
 
-__all__ = ["FINGERPRINT", "StudentChatModel"]
-
-FINGERPRINT = "routenlp_fingerprint"
-"""Argument of a call that says which students the query's router was certified with."""
+__all__ = ["StudentChatModel"]
 
 _UNABLE = ("tools", "functions", "response_format", "json_schema")
 _TEXT = frozenset({"text", "text-plain"})
 
 
-class StudentChatModel(TaskChatModel):
+class StudentChatModel(StudentModel, TaskChatModel):
     """Answers with a cheap tier that was trained by distillation; no torch, no network, no key.
 
     The student reads the last human turn, as prompts stand in the records. Its answer comes with
@@ -72,29 +65,13 @@ class StudentChatModel(TaskChatModel):
     'bad'
     """
 
-    root: str
-    tier: str | None = None
-    watch: bool | None = None
     temperature: float | None = None
     max_tokens: int | None = None
     timeout: float | None = None
     stop: list[str] | None = None
     max_retries: int | None = None
 
-    _source: StudentSource = PrivateAttr()
-
-    def __init__(self, root: str | os.PathLike[str], **params: Any) -> None:
-        super().__init__(**{**params, "root": os.fspath(root)})
-        # Here and not in a validator, which would wrap a BundleError.
-        watch = is_root(Path(self.root)) if self.watch is None else self.watch
-        self._source = StudentSource(self.root, self.tier, watch=watch)
-
     # What it is
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the checkpoint that answers now, hexadecimal."""
-        return self._source.get().fingerprint
 
     @property
     def _llm_type(self) -> str:
@@ -145,10 +122,7 @@ class StudentChatModel(TaskChatModel):
     # One query
 
     def _prompt(self, messages: Sequence[BaseMessage], params: Mapping[str, Any]) -> str:
-        for name in _UNABLE:
-            if params.get(name):
-                msg = f"a student takes no {name}; ask another tier for it"
-                raise NotImplementedError(msg)
+        refuse(params, _UNABLE)
         last = next((message for message in reversed(messages) if message.type == "human"), None)
         for block in last.content if last is not None and isinstance(last.content, list) else ():
             if isinstance(block, dict) and block.get("type") not in _TEXT:

@@ -30,71 +30,39 @@ class TaskChatModel(BaseChatModel):
         told = "Task of the query."
         return [ConfigurableFieldSpec(id="task", annotation=str | None, description=told, default=self.task)]
 
-    def invoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
         """Answer one query; see `BaseChatModel.invoke`."""
-        return super().invoke(input, config, stop=stop, **self._chosen(config, kwargs))
+        return super().invoke(input, config, **self._chosen(config, kwargs))
 
     async def ainvoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AIMessage:
         """Answer one query; see `BaseChatModel.ainvoke`."""
-        return await super().ainvoke(input, config, stop=stop, **self._chosen(config, kwargs))
+        return await super().ainvoke(input, config, **self._chosen(config, kwargs))
 
     def stream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
         """Answer one query chunk by chunk; see `BaseChatModel.stream`."""
-        return super().stream(input, config, stop=stop, **self._chosen(config, kwargs))
+        return super().stream(input, config, **self._chosen(config, kwargs))
 
     def astream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
         """Answer one query chunk by chunk; see `BaseChatModel.astream`."""
-        return super().astream(input, config, stop=stop, **self._chosen(config, kwargs))
+        return super().astream(input, config, **self._chosen(config, kwargs))
 
     def _chat_model_stream_v3(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         with suppress_langchain_beta_warning():
-            return super()._chat_model_stream_v3(input, config, stop=stop, **self._chosen(config, kwargs))
+            return super()._chat_model_stream_v3(input, config, **self._chosen(config, kwargs))
 
     async def _achat_model_stream_v3(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         with suppress_langchain_beta_warning():
-            return await super()._achat_model_stream_v3(input, config, stop=stop, **self._chosen(config, kwargs))
+            return await super()._achat_model_stream_v3(input, config, **self._chosen(config, kwargs))
 
     def _chosen(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The keyword arguments with what the configuration names.

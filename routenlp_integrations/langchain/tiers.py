@@ -17,9 +17,10 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import RunnableBinding
 
 from routenlp_integrations.langchain.messages import answer_of
-from routenlp_integrations.langchain.student import FINGERPRINT, StudentChatModel
+from routenlp_integrations.langchain.student import StudentChatModel
 from routenlp_integrations.langchain.task_config import TASK
 from routenlp_integrations.langchain.tracing import Trace, ended
+from routenlp_integrations.student import FINGERPRINT
 from router_core.call_plan import STRUCTURE
 from router_core.cascade import Answer
 from router_core.errors import InputError

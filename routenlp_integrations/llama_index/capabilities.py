@@ -11,26 +11,18 @@ from llama_index.core.base.llms.types import LLMMetadata, MessageRole
 from llama_index.core.constants import DEFAULT_NUM_OUTPUTS
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
+from routenlp_integrations.capabilities import MEDIA_TOKENS, Abilities, check_named, none_able, room
 from routenlp_integrations.llama_index.calls import Call
 from routenlp_integrations.llama_index.messages import block_kind, sent_tokens
 from routenlp_integrations.llama_index.tiers import TierLLM
-from router_core.errors import InputError
-from router_core.router import estimate_tokens
 
-__all__ = ["CAPABILITIES", "Abilities", "abilities_of", "check_declared", "common_metadata", "lacking"]
+__all__ = ["CAPABILITIES", "abilities_of", "check_declared", "common_metadata", "lacking"]
 
 _MEDIA = ("image", "audio", "video", "document")
 CAPABILITIES = ("is_function_calling_model", "context_window", *(f"{kind}_inputs" for kind in _MEDIA))
 """What can be declared of a tier: two fields of `LLMMetadata`, and content blocks that it reads."""
 
-_COMPLETION_TOKENS = 256
-"""Room left for an answer whose length no parameter limits."""
-_MEDIA_TOKENS = 1_000
-"""Room taken by an image, a sound or a document; providers count them differently."""
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")
-
-Abilities = Mapping[str, Any]
-"""Some of `CAPABILITIES`, and what a tier states of them."""
 
 
 def check_declared(declared: Mapping[str, Mapping[str, Any]], tiers: Sequence[str]) -> None:
@@ -41,13 +33,7 @@ def check_declared(declared: Mapping[str, Mapping[str, Any]], tiers: Sequence[st
     InputError
         When they name no tier, or an unknown capability.
     """
-    for name, stated in declared.items():
-        if name not in tiers:
-            msg = f"capabilities names {name!r}; the tiers are {', '.join(tiers)}"
-            raise InputError(msg)
-        if unknown := sorted(set(stated) - set(CAPABILITIES)):
-            msg = f"capabilities of tier {name!r} state {unknown[0]!r}; use {', '.join(CAPABILITIES)}"
-            raise InputError(msg)
+    check_named(declared, tiers, CAPABILITIES, f"; use {', '.join(CAPABILITIES)}")
 
 
 def abilities_of(tier: TierLLM, declared: Mapping[str, Any]) -> Abilities:
@@ -121,9 +107,7 @@ def lacking(call: Call, abilities: Mapping[str, Abilities]) -> dict[str, str]:
         if lacks:
             found[name] = ", ".join(lacks)
     if len(found) == len(abilities):
-        told = "; ".join(f"{name} lacks {lacks}" for name, lacks in found.items())
-        msg = f"no tier can serve this call: {told}"
-        raise InputError(msg)
+        raise none_able(found)
     return found
 
 
@@ -140,11 +124,9 @@ def _needs(call: Call) -> Iterator[tuple[str, str]]:
 def _tokens(call: Call) -> int:
     """Tokens a call needs: its text and tools at four bytes a token, its media, and room for the answer."""
     media = sum(
-        _MEDIA_TOKENS
+        MEDIA_TOKENS
         for message in call.messages or ()
         for block in message.blocks
         if block_kind(block).lower().removesuffix("block") in _MEDIA
     )
-    schemas = estimate_tokens(str(call.params["tools"])) if call.params.get("tools") else 0
-    limit = next((call.params[name] for name in _LIMITS if isinstance(call.params.get(name), int)), _COMPLETION_TOKENS)
-    return sent_tokens(call) + media + schemas + int(limit)
+    return sent_tokens(call) + media + room(call.params, _LIMITS)

@@ -4,7 +4,6 @@ The verdict is the signal ``schema_valid``; the calls as canonical JSON are the 
 several tiers are compared like any answers.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,32 +13,14 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.output_parsers import PydanticOutputParser
 from pydantic import BaseModel
 
+from routenlp_integrations.forms import Verdict, canonical
 from routenlp_integrations.llama_index.calls import ToolRequest
 from routenlp_integrations.llama_index.messages import Response, calls_tools, text_of
 from router_core.call_plan import STRUCTURE, form_departure
 
-__all__ = ["Form", "Verdict", "form_of"]
+__all__ = ["Form", "form_of"]
 
 _FREE_CHOICES = (None, False, "auto", "none")
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How an answer compares with its form.
-
-    Attributes
-    ----------
-    text
-        The answer as evidence: canonical JSON of its calls or of its value, else its text.
-    valid
-        None when it cannot be told.
-    why
-        What does not fit, without a word of the answer; empty when all does.
-    """
-
-    text: str
-    valid: bool | None
-    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +57,7 @@ class Form:
             value = PydanticOutputParser(self.output).parse(text)
         except ValueError:
             return Verdict(text, False, f"the answer does not fit {self.output.__name__}")
-        return Verdict(_canonical(value.model_dump(mode="json")), True)
+        return Verdict(canonical(value), True)
 
     def _called(self, response: ChatResponse, llm: Any) -> Verdict:
         text = text_of(response)
@@ -86,7 +67,7 @@ class Form:
             calls = llm.get_tool_calls_from_response(response, error_on_no_tool_call=False)
         except Exception:  # whatever the provider's own reader raises
             return Verdict(text, False, "a tool call cannot be read")
-        text = _canonical([{"name": call.tool_name, "args": call.tool_kwargs} for call in calls])
+        text = canonical([{"name": call.tool_name, "args": call.tool_kwargs} for call in calls])
         for call in calls:
             if call.tool_name not in self.schemas:
                 return Verdict(text, False, "a tool was called that was not offered")
@@ -114,7 +95,3 @@ def form_of(params: Mapping[str, Any]) -> Form | None:
     if output is not None:
         return Form({}, False, False, output)
     return Form({}, True, False, None) if form_departure(params) else None
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)

@@ -1,9 +1,8 @@
 """`RoutingLLM`: a certified router that is a LlamaIndex LLM."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -18,12 +17,8 @@ from llama_index.core.instrumentation.span import active_span_id
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
 from routenlp_integrations.llama_index import calls
-from routenlp_integrations.llama_index.assembled import loaded
 from routenlp_integrations.llama_index.calls import Asked
-from routenlp_integrations.llama_index.tiers import TierLLM
 from routenlp_integrations.llama_index.toolcalling import ToolCallingLLM
-from router_core.cascade import match_tiers
-from router_core.errors import InputError
 
 __all__ = ["RoutingLLM"]
 
@@ -116,36 +111,6 @@ class RoutingLLM(ToolCallingLLM):
         the messages of a chat or the prompt of a completion. A copy spends from the same budget; a pickle keeps the
         plan.
     """
-
-    @classmethod
-    def from_bundle(cls, path: str | Path, tiers: Mapping[str, Any], **params: Any) -> Self:
-        """Load a bundle and put an LLM behind each of its tiers.
-
-        Parameters
-        ----------
-        path
-            Folder of the bundle, or a release ROOT, whose promotions are followed unless ``watch=False``.
-        tiers
-            ``{name: LLM}``; the names are the portfolio's.
-        **params
-            Everything else the class takes.
-
-        Raises
-        ------
-        InputError
-            When the names of the tiers are not the portfolio's (lists both sides), a tier is no LLM, or a parameter
-            is unknown.
-        BundleError
-            When the bundle is changed, incomplete, newer than this reader, or none.
-        """
-        if unknown := sorted(set(params) - set(cls.model_fields)):
-            msg = f"RoutingLLM has no parameter {unknown[0]!r}; what a provider needs belongs to its tier"
-            raise InputError(msg)
-        routed = loaded(path, watch=params.get("watch", True))
-        match_tiers(tiers, routed["router"].portfolio.names)
-        for name, given in tiers.items():
-            TierLLM.of(name, given)
-        return cls(**routed, tiers=tiers, **params)
 
     @staticmethod
     def asking(

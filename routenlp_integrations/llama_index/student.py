@@ -1,9 +1,7 @@
 """`StudentLLM`: a distilled checkpoint as a LlamaIndex LLM."""
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -19,26 +17,21 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from pydantic import PrivateAttr
 
 from routenlp_integrations.llama_index.calls import Asked, Call
 from routenlp_integrations.llama_index.messages import block_kind
+from routenlp_integrations.student import FINGERPRINT, StudentModel, refuse
 from router_core.errors import InputError
-from router_core.release import is_root
 from router_core.route_text import last_turn
-from router_core.sources import StudentSource
 
-__all__ = ["FINGERPRINT", "StudentLLM"]
-
-FINGERPRINT = "routenlp_fingerprint"
-"""Argument of a call that says which students the query's router was certified with."""
+__all__ = ["StudentLLM"]
 
 _UNABLE = ("tools", "functions", "response_format")
 _TEXT = frozenset({"text", "thinking", "cache"})
 _CONTEXT_WINDOW = 1_000_000
 
 
-class StudentLLM(CustomLLM):
+class StudentLLM(StudentModel, CustomLLM):
     """Answers with a cheap tier that was trained by distillation; no torch, no network, no key.
 
     The student reads the prompt, or the last human turn of a chat, as prompts stand in the records, and cuts its own
@@ -80,30 +73,12 @@ class StudentLLM(CustomLLM):
     'bad'
     """
 
-    root: str
-    tier: str | None = None
-    task: str | None = None
-    watch: bool | None = None
-
-    _source: StudentSource = PrivateAttr()
-
-    def __init__(self, root: str | os.PathLike[str], **params: Any) -> None:
-        super().__init__(**{**params, "root": os.fspath(root)})
-        # Here and not in a validator, which would wrap a BundleError.
-        watch = is_root(Path(self.root)) if self.watch is None else self.watch
-        self._source = StudentSource(self.root, self.tier, watch=watch)
-
     # What it is
 
     @classmethod
     def class_name(cls) -> str:
         """Class name."""
         return "StudentLLM"
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the students that answer now, hexadecimal."""
-        return self._source.get().fingerprint
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -119,10 +94,7 @@ class StudentLLM(CustomLLM):
 
     def _answer(self, prompt: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Answer, as text and the fields that chat and completion responses share."""
-        for name in _UNABLE:
-            if params.get(name):
-                msg = f"a student takes no {name}; ask another tier for it"
-                raise NotImplementedError(msg)
+        refuse(params, _UNABLE)
         students = self._source.get(params.get(FINGERPRINT))
         found = students.answer(prompt, params.get("task"))
         usage = {"prompt_tokens": found.prompt_tokens, "completion_tokens": found.completion_tokens}

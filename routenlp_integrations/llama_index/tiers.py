@@ -23,7 +23,8 @@ from llama_index.core.llms.llm import LLM
 
 from routenlp_integrations.llama_index.calls import Call, ToolRequest
 from routenlp_integrations.llama_index.messages import Response, answer_of
-from routenlp_integrations.llama_index.student import FINGERPRINT, StudentLLM
+from routenlp_integrations.llama_index.student import StudentLLM
+from routenlp_integrations.student import FINGERPRINT
 from router_core.call_plan import STRUCTURE
 from router_core.errors import InputError
 from router_core.route import Answer

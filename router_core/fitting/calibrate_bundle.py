@@ -28,7 +28,7 @@ from router_core.ledger.url import is_ledger_url
 from router_core.records import Records, read_records
 from router_core.scopes import CertifyBy, Scopes
 from router_core.sketches import Sketches
-from router_core.splits import Prepared, prepare, query_keys
+from router_core.splits import Prepared, known_by, prepare, query_keys
 
 __all__ = ["calibrate", "certify_bundle"]
 
@@ -198,10 +198,10 @@ def _calib(bundle: Bundle, records: Records) -> tuple[Prepared, Any, int]:
 def _check_fresh(bundle: Bundle, prepared: Prepared) -> None:
     """Refuse calibration rows that the bundle was trained or tuned on, by any of their keys."""
     records, learned = prepared.records, np.union1d(bundle.keys.train, bundle.keys.tune)
-    seen = [bool(np.isin(hash_keys(query_keys(records, [i])), learned).any()) for i in prepared.calib_all.tolist()]
-    if any(seen):
+    seen = known_by(records, prepared.calib_all.tolist(), learned)
+    if seen.any():
         msg = (
-            f"{records.source}: {sum(seen)} of {len(seen)} calibration queries share a key with what the bundle was "
+            f"{records.source}: {seen.sum()} of {len(seen)} calibration queries share a key with what the bundle was "
             "trained or tuned on; a certificate needs queries that nothing was fitted on, so leave these out"
         )
         raise InputError(msg)

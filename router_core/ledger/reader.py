@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from router_core.errors import InputError
+from router_core.ledger.logged import LoggedAttempt, LoggedFeedback, LoggedRoute, Moment, seconds
 from router_core.ledger.schema import missing_columns, open_ledger, tables
 from router_core.ledger.url import Address, what_went_wrong
-from router_core.route import BROKEN, LEFT
 
 if TYPE_CHECKING:
     from sqlalchemy import Column, Connection, Row, Table
@@ -19,99 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["LedgerReader", "LoggedAttempt", "LoggedFeedback", "LoggedRoute", "Moment", "seconds"]
 
 _PAGE = 500
-
-Moment = datetime | date | float | str | None
-"""A point in time: aware or naive UTC, seconds since 1970, or ISO 8601 text."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedAttempt:
-    """One row of the attempts; see `router_core.ledger`."""
-
-    position: int
-    at: float
-    tier: str
-    model_name: str | None
-    confidence: float | None
-    accepted: bool
-    audit: bool
-    cost_usd: float | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    latency_ms: float | None
-    reason: str | None
-    quality: float | None
-    answer: str | None
-    signals: Mapping[str, float] | None
-    retries: int | None = None
-    redacted: bool | None = None
-
-    @property
-    def whole(self) -> bool:
-        """Whether there is an answer, and it was kept to its end."""
-        return self.answer is not None and self.reason not in (LEFT, BROKEN)
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedFeedback:
-    """One row of the feedback; see `router_core.ledger`."""
-
-    id: str
-    route: str
-    at: float
-    kind: str
-    value: float | None
-    text: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedRoute:
-    """One route with its attempts, in order, and its feedback, oldest first; see `router_core.ledger`."""
-
-    id: str
-    at: float
-    task: str | None
-    subtask: str | None
-    scope: str | None
-    policy: str | None
-    tier: str
-    reference: str | None
-    cost_usd: float | None
-    latency_ms: float | None
-    bundle: str | None
-    certified: bool
-    certificate: Mapping[str, Any] | None
-    reason: str | None
-    escalated: bool
-    audited: bool
-    audit_probability: float | None
-    key: str | None
-    conversation: str | None
-    text: str | None
-    hidden: bytes | None
-    budget: Mapping[str, Any] | None = None
-    attempts: tuple[LoggedAttempt, ...] = ()
-    feedback: tuple[LoggedFeedback, ...] = ()
-
-
-def seconds(moment: Moment) -> float | None:
-    """A point in time as seconds since 1970-01-01 UTC; without a time zone it is taken as UTC.
-
-    Raises
-    ------
-    InputError
-        For text that is no ISO 8601 date or time.
-    """
-    if moment is None or isinstance(moment, (int, float)):
-        return moment
-    if isinstance(moment, str):
-        try:
-            moment = datetime.fromisoformat(moment)
-        except ValueError:
-            raise InputError(f"{moment!r} is no date or time; write it as 2025-01-31 or 2025-01-31T18:00:00Z") from None
-    if not isinstance(moment, datetime):
-        moment = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 class LedgerReader:

@@ -15,7 +15,6 @@ Source: METHOD.md 2.6, 2.7 and P16, P23.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from datetime import UTC, datetime
 
 from router_core.certificate import clopper_pearson
 from router_core.errors import InputError
-from router_core.groups import unit_interval
+from router_core.groups import smallest_of_each, unit_interval
 from router_core.ledger.reader import LedgerReader, Moment, seconds
 from router_core.ledger.schema import tables
 
@@ -52,8 +51,8 @@ class Logged:
         Whether chance chose it.
     task
         Which it is of.
-    key, text
-        Hash of what was routed, and what is kept of it; None unless asked for.
+    key, text, conversation
+        Hash of what was routed, what is kept of it, and the conversation's; None unless asked for.
     """
 
     id: str
@@ -64,6 +63,7 @@ class Logged:
     task: str = "default"
     key: str | None = None
     text: str | None = None
+    conversation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def logged_queries(
             rows = connection.execute(page).all()
         for row in rows:
             group = f"conversation {row.conversation}" if row.conversation else row.key or row.id
-            told = (row.key, row.text) if texts else (None, None)
+            told = (row.key, row.text, row.conversation) if texts else ()
             yield Logged(row.id, row.at, group, row.audit_probability, bool(row.audited), row.of_task, *told)
         if len(rows) < _PAGE:
             return
@@ -176,12 +176,10 @@ def uniform_sample(traffic: Callable[[], Iterable[Logged]]) -> Sample:
         )
     kept = [one for one in chosen if unit_interval(THIN_SALT, one.id) < lowest / (one.probability or 1.0)]
     wanted = {(one.task, one.group) for one in kept}
-    stands: dict[tuple[str, str], tuple[bytes, str]] = {}
-    for one in traffic():
-        if (group := (one.task, one.group)) in wanted:
-            mine = hashlib.sha256(one.id.encode("utf-8", "surrogatepass")).digest(), one.id
-            stands[group] = min(stands.get(group, mine), mine)
-    ids = frozenset(one.id for one in kept if stands[one.task, one.group][1] == one.id)
+    stands = smallest_of_each(
+        (group, one.id, one.id) for one in traffic() if (group := (one.task, one.group)) in wanted
+    )
+    ids = frozenset(one.id for one in kept if stands[one.task, one.group] == one.id)
     return Sample(ids, lowest, total, len(chosen), len(chosen) - len(kept), len(kept) - len(ids))
 
 

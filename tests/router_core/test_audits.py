@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,6 @@ from router_core.ledger.reader import LedgerReader, LoggedRoute
 
 PLAN = AuditPlan(rate=1.0, budget_usd=1.0)
 PRICE: Callable[..., float] = lambda tier, text, answer: 0.01  # noqa: E731
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """A ledger that keeps texts."""
-    with Ledger(url_of(tmp_path), store_text=True) as made:
-        yield made
 
 
 def _read(tmp_path: Path, ledger: Ledger) -> list[LoggedRoute]:

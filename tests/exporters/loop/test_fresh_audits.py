@@ -27,11 +27,12 @@ import exporters.students
 import routenlp_integrations.cli.loop as commands
 from exporters.loop import FreshAudits, TaskPlan, run_round, start
 from exporters.loop.audited import read_fold, with_fold
+from exporters.loop.beginning import read_folds
 from exporters.loop.files import hashes_of, read_lines
-from exporters.loop.fresh import FreshFold, asked_usd
+from exporters.loop.fresh import FreshFold
 from exporters.loop.harvesting import Fence, harvest_failures
 from exporters.loop.learning import Learning
-from exporters.loop.rounds import _read_folds
+from exporters.loop.missing import asked_usd
 from exporters.loop.state import State
 from exporters.loop.work import Work
 from exporters.students.data import Pair
@@ -194,7 +195,7 @@ def test_a_round_on_fresh_audits_from_the_command_line(
     assert told["harvest"]["left_out"]["calibration queries"] > 20
     assert "Set aside for the certificate, fresh audits" in (root / "rounds" / "0001" / "report.md").read_text()
     assert not state.spent.exists()
-    assert _read_folds(state, Work.of(root, records, loop_options())) == set()
+    assert read_folds(state, Work.of(root, records, loop_options())) == set()
     (until,) = json.loads(state.spent_audits.read_text())
     before = left(folder)
     for more, said in (

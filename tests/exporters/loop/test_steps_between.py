@@ -15,10 +15,10 @@ for _name in ("sqlalchemy", "sklearn", "filelock"):
 from loops import TASKS, fake_distil, first_students, know, loop_options, loop_records, stream
 
 from exporters.loop import TaskPlan, run_round, start, starting
+from exporters.loop.beginning import read_folds, read_until
 from exporters.loop.folds import Folds
 from exporters.loop.journal import Journal
 from exporters.loop.proving import CHANGED, Proving
-from exporters.loop.rounds import _read_folds, _since
 from exporters.loop.state import State
 from exporters.loop.work import Work
 from exporters.students.data import Pair
@@ -95,8 +95,8 @@ def test_a_rollback_during_a_round_is_not_overridden(folder: Path, monkeypatch: 
     assert Release.current(folder / "root").id == "r0001"
     assert CHANGED in (report.folder / "report.md").read_text()
     state = State(folder / "root")
-    assert _since(state) is None
-    assert _read_folds(state, Work.of(state.root, loop_records(), loop_options())) == {1, 2}
+    assert read_until(state) is None
+    assert read_folds(state, Work.of(state.root, loop_records(), loop_options())) == {1, 2}
 
 
 def test_folds_are_known_to_be_used_without_their_list(folder: Path) -> None:
@@ -106,21 +106,21 @@ def test_folds_are_known_to_be_used_without_their_list(folder: Path) -> None:
     releases, kept = folder / "root" / "releases", folder / "releases"
     shutil.copytree(state.round(1), folder / "round")
     state.spent.unlink()
-    assert _read_folds(state, work) == {1}
+    assert read_folds(state, work) == {1}
     shutil.rmtree(state.round(1))
-    assert _read_folds(state, work) == {1}
+    assert read_folds(state, work) == {1}
     (releases / "r0002").rename(kept)
-    assert _read_folds(state, work) == set()
+    assert read_folds(state, work) == set()
     (folder / "round").rename(state.round(1))
-    assert _read_folds(state, work) == {1}
+    assert read_folds(state, work) == {1}
 
 
 def test_after_a_rollback_its_failures_count_again(folder: Path) -> None:
     """The ledger is read since the round that made what serves now, not since one that was undone."""
     state = State(folder / "root")
-    assert _since(state) == Journal(state.round(1)).begun["until"]
+    assert read_until(state) == Journal(state.round(1)).begun["until"]
     rollback(state.root)
-    assert _since(state) is None
+    assert read_until(state) is None
 
 
 def test_without_any_round_it_says_so(folder: Path) -> None:

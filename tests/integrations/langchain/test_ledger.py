@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
-import subprocess
-import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +13,20 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="needs routenlp[ledger]")
 
-from bundles import DOUBTFUL, SURE, TIERS
+from bundles import SURE, TIERS
+from kept_routes import PLAN, UNSURE, check_audited, check_left, check_whole, kept
 from langchain_core.load import dumps
-from ledgers import look, url_of
+from ledgers import look, start, url_of
 from scripted import EVERY, Make, ScriptedModel, ask, route_of
 
 from routenlp_integrations.cli import main
 from routenlp_integrations.langchain import RoutingChatModel
 from router_core import Breaker, Budget, InputError, TierError
-from router_core.audits import Auditor, AuditPlan
+from router_core.audits import Auditor
 from router_core.ledger import Ledger
-from router_core.ledger.reader import LedgerReader, LoggedRoute
+from router_core.ledger.reader import LedgerReader
 from router_core.ledger.store import Store, StoreError
 from router_core.personal_data import redact
-
-PLAN = AuditPlan(rate=1.0, budget_usd=1.0)
-UNSURE: dict[str, dict[str, Any]] = {name: {"reply": DOUBTFUL} for name in ("small", "medium")}
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """A ledger that keeps texts."""
-    with Ledger(url_of(tmp_path), store_text=True) as made:
-        yield made
-
-
-def kept(ledger: Ledger) -> list[LoggedRoute]:
-    """What was stored, once it is."""
-    assert ledger.flush(20)
-    return list(LedgerReader(ledger._address).routes())
 
 
 @pytest.mark.parametrize("how", EVERY)
@@ -53,19 +35,7 @@ async def test_every_entrance_is_kept(make: Make, ledger: Ledger, easy: str, how
     model, _ = make(UNSURE, ledger=ledger)
     config: Any = {"configurable": {"thread_id": "a thread"}}
     route = route_of(await ask(model, how, easy, config=config))
-    ledger.feedback(route["id"], "correction", text="It is good.")
-    (row,) = kept(ledger)
-    assert row.id == route["id"]
-    assert (row.tier, row.task, row.bundle, row.reference) == (route["tier"], "mood", route["bundle"], "large")
-    assert [(a.tier, a.accepted) for a in row.attempts] == [(a["tier"], a["accepted"]) for a in route["attempts"]]
-    assert [a.model_name for a in row.attempts] == [f"{a.tier}-1" for a in row.attempts]
-    assert all(a.answer for a in row.attempts)
-    assert row.cost_usd == pytest.approx(route["cost_usd"])
-    assert row.certified == (route["certificate"] is not None)
-    assert row.text == easy
-    assert row.conversation is not None
-    (told,) = row.feedback
-    assert (told.kind, told.text) == ("correction", "It is good.")
+    check_whole(ledger, route, easy)
 
 
 def test_hidden_vectors_are_kept_with_texts(make: Make, tmp_path: Path, easy: str) -> None:
@@ -126,15 +96,7 @@ async def test_a_stream_that_is_left(make: Make, ledger: Ledger, easy: str) -> N
             pass
         await chunks.aclose()  # type: ignore[attr-defined]
     assert await asyncio.to_thread(model.audits.join)
-    rows = kept(ledger)
-    assert len(rows) == 4
-    for row in rows:
-        assert row.attempts[0].answer
-        assert "left before its end" in str(row.reason)
-        assert (row.certified, row.audited, row.audit_probability) == (False, True, 1.0)
-        whole = {one.tier: one for one in row.attempts if one.whole}
-        assert [(name, one.audit) for name, one in whole.items()] == [(name, True) for name in TIERS]
-        assert row.cost_usd
+    check_left(ledger, 4)
 
 
 def test_failures_are_kept_where_something_was_served(make: Make, ledger: Ledger, easy: str) -> None:
@@ -207,17 +169,8 @@ async def test_audits_ask_the_models_own_tiers(make: Make, ledger: Ledger, easy:
     """In the background, outside every run, with the same messages; grades, price and probability are kept."""
     model, tiers = make({"large": {"reply": SURE.format("bad")}}, ledger=ledger, audits=PLAN)
     route = route_of(await ask(model, how, easy))
-    assert route["tier"] == "small"
     assert await asyncio.to_thread(model.audits.join)
-    (row,) = kept(ledger)
-    assert (row.audited, row.audit_probability) == (True, 1.0)
-    assert [(a.tier, a.audit, a.quality) for a in row.attempts] == [
-        ("small", False, 0.0),
-        ("medium", True, 0.0),
-        ("large", True, 1.0),
-    ]
-    assert [told.value for told in row.feedback] == [0.0]
-    assert row.cost_usd == pytest.approx(route["cost_usd"])
+    check_audited(ledger, route)
     assert tiers["large"].calls[0]["messages"] == tiers["small"].calls[0]["messages"]
 
 
@@ -267,21 +220,16 @@ def test_copies_share_and_pickles_reopen(make: Make, ledger: Ledger, easy: str) 
 def test_nothing_is_imported_unless_asked(small_bundle: Path) -> None:
     """A model without a ledger answers without SQLAlchemy."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "import sys\n"
         "from scripted import ScriptedModel\n"
         "from routenlp_integrations.langchain import RoutingChatModel\n"
         "tiers = {n: ScriptedModel(model_name=n + '-1') for n in ('small', 'medium', 'large')}\n"
         "RoutingChatModel.from_bundle(sys.argv[1], tiers=tiers).invoke('hello')\n"
         "assert not {'sqlalchemy', 'router_core.ledger', 'router_core.audits'} & set(sys.modules)\n"
     )
-    helpers = str(Path(__file__).parents[2])
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-W", "ignore", "-c", code, str(small_bundle), helpers],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    program = start(code, small_bundle)
+    assert program.communicate() == ("", "")
+    assert program.returncode == 0
 
 
 def test_watch_alarm_lapse_escalate(

@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from bundles import SURE
 from langchain_core.load import dumps, loads
-from langchain_core.messages import AIMessage, BaseMessage
-from pydantic import PrivateAttr
+from langchain_core.messages import AIMessage
 from releases import answers_of, contrary_releases, moved, release_of
 from scripted import EVERY, ScriptedModel, ask, route_of
+from student_checks import Gated, Unpinned, in_waves, under_way
 from tiny_student import tiny_checkpoint
 
 from routenlp_integrations.langchain import RoutingChatModel, StudentChatModel
 from router_core import InputError, Router
 from router_core.bundle import Bundle
 from router_core.lapse import Lapse, write_lapses
-from router_core.promotion import promote, rollback
+from router_core.promotion import promote
 from router_core.release import Release
 from router_core.served import ServedRoot
 
@@ -32,23 +32,12 @@ AT_SMALL: Any = {"configurable": {"tier": "small", "task": "mood"}}
 QUERY = "Review 3: I love this lamp"
 
 
-class Gated(StudentChatModel):
-    """A student that answers when it may; `waiting` counts who waits."""
-
-    _gate: threading.Event = PrivateAttr(default_factory=threading.Event)
-    _waiting: threading.Semaphore = PrivateAttr(default_factory=lambda: threading.Semaphore(0))
-
-    def _answer(self, messages: list[BaseMessage], params: Any) -> dict[str, Any]:
-        self._waiting.release()
-        assert self._gate.wait(60)
-        return super()._answer(messages, params)
+class Held(Gated, StudentChatModel):
+    """A student that answers when it may."""
 
 
-class Unpinned(Gated):
+class Loose(Unpinned, StudentChatModel):
     """Mutant: a student that answers from whatever release is current."""
-
-    def _answer(self, messages: list[BaseMessage], params: Any) -> dict[str, Any]:
-        return super()._answer(messages, {**params, "routenlp_fingerprint": None})
 
 
 @pytest.fixture
@@ -70,18 +59,11 @@ def mixed(root: Path, found: list[AIMessage]) -> list[AIMessage]:
     return [m for m in found if told[route_of(m)["bundle"]] != (m.content, m.response_metadata["model_name"])]
 
 
-@pytest.mark.parametrize(("kind", "whole"), [(Gated, True), (Unpinned, False)])
-def test_queries_under_way_end_where_they_began(root: Path, kind: type[Gated], whole: bool) -> None:
+@pytest.mark.parametrize(("kind", "whole"), [(Held, True), (Loose, False)])
+def test_queries_under_way_end_where_they_began(root: Path, kind: type[Held | Loose], whole: bool) -> None:
     """64 queries that were routed before a promotion get the old release's answers, later ones the new one's."""
     model = over(root, kind)
-    small = model.tiers["small"]
-    with ThreadPoolExecutor(64) as pool:
-        pending = [pool.submit(model.invoke, QUERY, AT_SMALL) for _ in range(64)]
-        for _ in range(64):
-            assert small._waiting.acquire(timeout=60)
-        moved(root, "r0002")
-        small._gate.set()
-        found = [one.result(60) for one in pending]
+    found = under_way(root, model.tiers["small"], lambda: model.invoke(QUERY, AT_SMALL), 64)
     assert {route_of(message)["bundle"] for message in found} == {Router.load(Release(root, "r0001").bundle).bundle_id}
     assert (not mixed(root, found)) == whole
     after = [model.invoke(QUERY, AT_SMALL) for _ in range(3)]
@@ -93,16 +75,7 @@ def test_queries_under_way_end_where_they_began(root: Path, kind: type[Gated], w
 async def test_promotions_and_rollbacks_among_coroutines(root: Path) -> None:
     """Of 256 queries on an event loop, 64 at a time, none is lost or mixed while releases come and go."""
     model = over(root)
-    found: list[AIMessage] = []
-    for wave in range(4):
-        asked = [asyncio.ensure_future(model.ainvoke(QUERY, AT_SMALL)) for _ in range(64)]
-        await asyncio.sleep(0)
-        if wave % 2:
-            rollback(root)
-        else:
-            promote(root, "r0002")
-        found += await asyncio.gather(*asked)
-        assert await asyncio.to_thread(ServedRoot.of(root).settle)
+    found = await in_waves(root, lambda: model.ainvoke(QUERY, AT_SMALL))
     assert len(found) == 256
     assert not mixed(root, found)
     assert {message.content for message in found} == {"good", "bad"}

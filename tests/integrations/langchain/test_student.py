@@ -6,7 +6,6 @@ import copy
 import importlib
 import pickle
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,19 @@ from langchain_core.tools import tool
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 from scripted import STREAMS, WHOLE, ask, route_of
+from student_checks import (
+    answering_threads,
+    check_folders,
+    check_unsignalled,
+    contrary_names,
+    mood_queries,
+    promoted_under_load,
+)
 from tiny_student import promote, student_records, tiny_checkpoint, tiny_student, write_release
 
 from routenlp_integrations.langchain import RoutingChatModel, StudentChatModel
 from routenlp_integrations.langchain.recorded import recorded_tiers
-from router_core import BundleError, InputError
+from router_core import InputError
 from router_core.records import Records
 from router_core.student import make_student
 
@@ -125,14 +132,7 @@ def test_batch_is_invoke(model: StudentChatModel) -> None:
 
 async def test_the_event_loop_is_not_blocked(model: StudentChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked asynchronously, the student works on another thread."""
-    seen: set[int] = set()
-    real = type(model._source.get().student())._answer
-
-    def spied(self: Any, text: str) -> Any:
-        seen.add(threading.get_ident())
-        return real(self, text)
-
-    monkeypatch.setattr(type(model._source.get().student()), "_answer", spied)
+    seen = answering_threads(model._source.get().student(), monkeypatch)
     for how in ("ainvoke", "astream"):
         await ask(model, how, QUERY)
     assert seen
@@ -182,14 +182,7 @@ def test_images_are_refused(model: StudentChatModel) -> None:
 
 def test_a_wrong_folder_is_a_bundle_error(tmp_path: Path, root: Path, small_bundle: Path) -> None:
     """No validation error of pydantic's hides what is wrong."""
-    with pytest.raises(BundleError, match="is not a checkpoint"):
-        StudentChatModel(tmp_path / "nowhere")
-    with pytest.raises(BundleError, match="is not a checkpoint"):
-        StudentChatModel(small_bundle)
-    with pytest.raises(BundleError, match="no checkpoint of tier 'large'"):
-        StudentChatModel(root, tier="large")
-    with pytest.raises(InputError, match="nothing to watch"):
-        StudentChatModel(root / "releases" / "r1" / "checkpoints" / "small", watch=True)
+    check_folders(StudentChatModel, tmp_path / "nowhere", root, small_bundle)
 
 
 # Copies
@@ -208,10 +201,10 @@ def test_copies_answer_the_same(model: StudentChatModel) -> None:
 # A release that changes
 
 
-def settle(model: StudentChatModel) -> None:
+def settle(model: StudentChatModel) -> bool:
     """Look at the ROOT now, and wait until what is current is served."""
     assert model._source.root is not None
-    assert model._source.root.settle()
+    return model._source.root.settle()
 
 
 def test_a_promotion_between_two_queries(root: Path) -> None:
@@ -220,7 +213,7 @@ def test_a_promotion_between_two_queries(root: Path) -> None:
     before = model.invoke(QUERY)
     second = tiny_checkpoint(labels=("bad", "good"))
     write_release(root, "r2", small=second)
-    settle(model)
+    assert settle(model)
     after = model.invoke(QUERY)
     assert (before.content, after.content) == ("good", "bad")
     assert after.response_metadata["model_name"] == make_student(second).name == model._get_ls_params()["ls_model_name"]
@@ -231,17 +224,7 @@ def test_a_promotion_between_two_queries(root: Path) -> None:
 def test_promotions_under_load(root: Path) -> None:
     """Of many queries during promotions none is lost, and each has text and name of one release."""
     model = StudentChatModel(root, tier="small", watch=True)
-    second = tiny_checkpoint(labels=("bad", "good"))
-    second.save(root / "releases" / "r2" / "checkpoints" / "small")
-    wanted = {make_student(tiny_checkpoint()).name: "good", make_student(second).name: "bad"}
-    with ThreadPoolExecutor(16) as pool:
-        pending = []
-        for number in range(256):
-            if number % 32 == 0:
-                promote(root, ("r1", "r2")[number // 32 % 2])
-                settle(model)
-            pending.append(pool.submit(model.invoke, QUERY))
-        found = [one.result() for one in pending]
+    wanted, found = contrary_names(), promoted_under_load(root, lambda: settle(model), lambda: model.invoke(QUERY))
     assert all(message.content == wanted[message.response_metadata["model_name"]] for message in found)
     assert {message.content for message in found} == {"good", "bad"}
 
@@ -292,11 +275,7 @@ def bundle(student_bundle: Path) -> Path:
 @pytest.fixture
 def queries(records: Records) -> list[str]:
     """Test queries of the task "mood"."""
-    return [
-        prompt
-        for prompt, task, split in zip(records.prompt, records.task, records.split, strict=True)
-        if (task, split) == ("mood", "test")
-    ]
+    return mood_queries(records)
 
 
 def test_own_confidence_is_evidence(root: Path, bundle: Path, records: Records, queries: list[str]) -> None:
@@ -320,7 +299,4 @@ def test_mutant_without_signals_escalates(root: Path, bundle: Path, records: Rec
     """Without its confidence no answer of the student is served: the evidence model needs it."""
     tiers = {**recorded_tiers(records), "small": _Silent(root, tier="small")}
     routes = [route_of(RoutingChatModel.from_bundle(bundle, tiers, task="mood").invoke(query)) for query in queries]
-    asked = [attempt for route in routes for attempt in route["attempts"] if attempt["tier"] == "small"]
-    assert asked
-    assert not any(attempt["accepted"] for attempt in asked)
-    assert all("a signal the evidence model needs is missing" in attempt["reason"] for attempt in asked)
+    check_unsignalled([attempt for route in routes for attempt in route["attempts"]])

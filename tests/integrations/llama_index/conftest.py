@@ -1,10 +1,8 @@
-"""Fixtures of the LlamaIndex tests: no network, a router over three scripted tiers, queries that start where told."""
+"""Fixtures of the LlamaIndex tests: no network, a routing LLM over three scripted tiers, events as they come."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +10,11 @@ from pytest_socket import disable_socket, enable_socket
 
 pytest.importorskip("llama_index.core", reason="needs routenlp[llama-index]")
 
-from bundles import DOUBTFUL, SURE, TIERS, small_records
+from bundles import TIERS
 from llama_index.core.instrumentation import get_dispatcher
 from scripted_llm import Events, Make, ScriptedLLM
 
 from routenlp_integrations.llama_index import RoutingLLM
-from router_core.lapse import LapseWatch
-from router_core.outages import Outages
-from router_core.policy import CASCADE, ROUTE_ONLY
 from router_core.router import Router
 
 
@@ -29,18 +24,6 @@ def no_network() -> Iterator[None]:
     disable_socket(allow_unix_socket=True)
     yield
     enable_socket()
-
-
-@pytest.fixture(scope="session")
-def loaded_router(small_bundle: Path) -> Router:
-    """The small bundle, loaded once."""
-    return Router.load(small_bundle)
-
-
-@pytest.fixture
-def small_router(loaded_router: Router) -> Router:
-    """A router of the small bundle whose certificates no other test has made lapse."""
-    return replace(loaded_router, lapses=LapseWatch(), outages=Outages())
 
 
 @pytest.fixture
@@ -55,35 +38,6 @@ def make(small_router: Router) -> Make:
         return RoutingLLM(router=small_router, tiers=llms, **{"task": "mood", **params}), llms
 
     return build
-
-
-@pytest.fixture(scope="session")
-def queries(loaded_router: Router) -> dict[str, str]:
-    """A mood query for every tier that the policy sends there."""
-    found: dict[str, str] = {}
-    records = small_records()
-    for prompt, task in zip(records.prompt, records.task, strict=True):
-        if task == "mood":
-            found.setdefault(loaded_router.decide(prompt, "mood").tier, prompt)
-    assert set(found) == set(TIERS)
-    return found
-
-
-@pytest.fixture(scope="session")
-def easy(loaded_router: Router) -> str:
-    """A mood query that starts at the small tier and on which doubtful answers of both cheap tiers are rejected."""
-    records = small_records()
-    for prompt, task in zip(records.prompt, records.task, strict=True):
-        if task != "mood":
-            continue
-        cascade, direct = (loaded_router.start(prompt, "mood", policy) for policy in (CASCADE, ROUTE_ONLY))
-        if cascade.tier or direct.tier or cascade.before is None:
-            continue
-        answers = (SURE.format("good"), DOUBTFUL)
-        accepted = [loaded_router.accept(cascade, k, answer, {}, {})[0] for k in (0, 1) for answer in answers]
-        if accepted == [True, False, True, False]:
-            return prompt
-    pytest.fail("no query of the population serves")
 
 
 @pytest.fixture

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +12,15 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="needs routenlp[ledger]")
 
-from bundles import DOUBTFUL, SURE, TIERS
-from ledgers import look, url_of
+from bundles import SURE, TIERS
+from kept_routes import PLAN, UNSURE, check_audited, check_left, check_whole, kept
+from ledgers import look, start, url_of
 from llama_index.core.tools import FunctionTool
 from scripted_llm import EVERY, Events, Make, ask, route_of, said, user
 
 from router_core import InputError, TierError
-from router_core.audits import Auditor, AuditPlan
+from router_core.audits import Auditor
 from router_core.ledger import Ledger
-from router_core.ledger.reader import LedgerReader, LoggedRoute
-
-PLAN = AuditPlan(rate=1.0, budget_usd=1.0)
-UNSURE: dict[str, dict[str, Any]] = {name: {"reply": DOUBTFUL} for name in ("small", "medium")}
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """A ledger that keeps texts."""
-    with Ledger(url_of(tmp_path), store_text=True) as made:
-        yield made
-
-
-def kept(ledger: Ledger) -> list[LoggedRoute]:
-    """What was stored, once it is."""
-    assert ledger.flush(20)
-    return list(LedgerReader(ledger._address).routes())
 
 
 @pytest.mark.parametrize("how", EVERY)
@@ -48,19 +29,7 @@ async def test_every_entrance_is_kept(make: Make, ledger: Ledger, easy: str, eve
     llm, _ = make(UNSURE, ledger=ledger)
     route = route_of(await ask(llm, how, easy, conversation="a chat"))
     assert [event.id for event in events.decisions] == [route["id"]]
-    ledger.feedback(route["id"], "correction", text="It is good.")
-    (row,) = kept(ledger)
-    assert row.id == route["id"]
-    assert (row.tier, row.task, row.bundle, row.reference) == (route["tier"], "mood", route["bundle"], "large")
-    assert [(a.tier, a.accepted) for a in row.attempts] == [(a["tier"], a["accepted"]) for a in route["attempts"]]
-    assert [a.model_name for a in row.attempts] == [f"{a.tier}-1" for a in row.attempts]
-    assert all(a.answer for a in row.attempts)
-    assert row.cost_usd == pytest.approx(route["cost_usd"])
-    assert row.certified == (route["certificate"] is not None)
-    assert row.text == easy
-    assert row.conversation is not None
-    (told,) = row.feedback
-    assert (told.kind, told.text) == ("correction", "It is good.")
+    check_whole(ledger, route, easy)
 
 
 async def test_calls_of_tools_are_kept(make: Make, ledger: Ledger, easy: str) -> None:
@@ -108,15 +77,7 @@ async def test_a_stream_that_is_left(make: Make, ledger: Ledger, easy: str) -> N
         del chunks
         await asyncio.sleep(0.01)  # LlamaIndex's wrapper leaves the generator under it to the event loop
     assert await asyncio.to_thread(llm.audits.join)
-    rows = kept(ledger)
-    assert len(rows) == 4
-    for row in rows:
-        assert row.attempts[0].answer
-        assert "left before its end" in str(row.reason)
-        assert (row.certified, row.audited, row.audit_probability) == (False, True, 1.0)
-        whole = {one.tier: one for one in row.attempts if one.whole}
-        assert [(name, one.audit) for name, one in whole.items()] == [(name, True) for name in TIERS]
-        assert row.cost_usd
+    check_left(ledger, 4)
 
 
 def test_failures_are_kept_where_something_was_served(make: Make, ledger: Ledger, easy: str) -> None:
@@ -156,17 +117,8 @@ async def test_audits_ask_the_llms_own_tiers(make: Make, ledger: Ledger, easy: s
     """In the background, outside the query's event, with the same call; grades, price and probability are kept."""
     llm, tiers = make({"large": {"reply": SURE.format("bad")}}, ledger=ledger, audits=PLAN)
     route = route_of(await ask(llm, how, easy))
-    assert route["tier"] == "small"
     assert await asyncio.to_thread(llm.audits.join)
-    (row,) = kept(ledger)
-    assert (row.audited, row.audit_probability) == (True, 1.0)
-    assert [(a.tier, a.audit, a.quality) for a in row.attempts] == [
-        ("small", False, 0.0),
-        ("medium", True, 0.0),
-        ("large", True, 1.0),
-    ]
-    assert [told.value for told in row.feedback] == [0.0]
-    assert row.cost_usd == pytest.approx(route["cost_usd"])
+    check_audited(ledger, route)
     assert tiers["large"].calls[0]["asked"] == tiers["small"].calls[0]["asked"]
 
 
@@ -236,7 +188,7 @@ async def test_no_route_is_lost_among_many(make: Make, ledger: Ledger, easy: str
 def test_nothing_is_imported_unless_asked(small_bundle: Path) -> None:
     """An LLM without a ledger answers without importing one, nor SQLAlchemy beyond what LlamaIndex itself imports."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "import sys\n"
         "from scripted_llm import ScriptedLLM\n"
         "from routenlp_integrations.llama_index import RoutingLLM\n"
         "before = set(sys.modules)\n"
@@ -245,11 +197,6 @@ def test_nothing_is_imported_unless_asked(small_bundle: Path) -> None:
         "assert not {'router_core.ledger', 'router_core.audits'} & set(sys.modules)\n"
         "assert 'sqlalchemy' not in set(sys.modules) - before\n"
     )
-    helpers = str(Path(__file__).parents[2])
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-W", "ignore", "-c", code, str(small_bundle), helpers],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    program = start(code, small_bundle)
+    assert program.communicate() == ("", "")
+    assert program.returncode == 0

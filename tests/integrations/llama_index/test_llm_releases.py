@@ -5,46 +5,31 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
-import threading
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bundles import SURE
-from pydantic import PrivateAttr
 from releases import answers_of, contrary_releases, moved, release_of
 from scripted_llm import EVERY, ScriptedLLM, ask, route_of, said, user
+from student_checks import Gated, Unpinned, in_waves, under_way
 from tiny_student import tiny_checkpoint
 
 from routenlp_integrations.llama_index import RoutingLLM, StudentLLM
 from router_core import Router
-from router_core.promotion import promote, rollback
+from router_core.promotion import promote
 from router_core.release import Release
-from router_core.served import ServedRoot
 
 AT_SMALL: Any = {"tier": "small", "task": "mood"}
 QUERY = "Review 3: I love this lamp"
 
 
-class Gated(StudentLLM):
-    """A student that answers when it may; `waiting` counts who waits."""
-
-    _gate: threading.Event = PrivateAttr(default_factory=threading.Event)
-    _waiting: threading.Semaphore = PrivateAttr(default_factory=lambda: threading.Semaphore(0))
-
-    def _answer(self, prompt: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        self._waiting.release()
-        assert self._gate.wait(60)
-        return super()._answer(prompt, params)
+class Held(Gated, StudentLLM):
+    """A student that answers when it may."""
 
 
-class Unpinned(Gated):
+class Loose(Unpinned, StudentLLM):
     """Mutant: a student that answers from whatever release is current."""
-
-    def _answer(self, prompt: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        return super()._answer(prompt, {**params, "routenlp_fingerprint": None})
 
 
 @pytest.fixture
@@ -66,18 +51,11 @@ def mixed(root: Path, found: list[Any]) -> list[Any]:
     return [r for r in found if told[route_of(r)["bundle"]] != (said(r), r.additional_kwargs["model_name"])]
 
 
-@pytest.mark.parametrize(("kind", "whole"), [(Gated, True), (Unpinned, False)])
-def test_queries_under_way_end_where_they_began(root: Path, kind: type[Gated], whole: bool) -> None:
+@pytest.mark.parametrize(("kind", "whole"), [(Held, True), (Loose, False)])
+def test_queries_under_way_end_where_they_began(root: Path, kind: type[Held | Loose], whole: bool) -> None:
     """32 queries that were routed before a promotion get the old release's answers, later ones the new one's."""
     llm = over(root, kind)
-    small = llm.tiers["small"]
-    with ThreadPoolExecutor(32) as pool:
-        pending = [pool.submit(llm.complete, QUERY, **AT_SMALL) for _ in range(32)]
-        for _ in range(32):
-            assert small._waiting.acquire(timeout=60)
-        moved(root, "r0002")
-        small._gate.set()
-        found = [one.result(60) for one in pending]
+    found = under_way(root, llm.tiers["small"], lambda: llm.complete(QUERY, **AT_SMALL), 32)
     assert {route_of(r)["bundle"] for r in found} == {Router.load(Release(root, "r0001").bundle).bundle_id}
     assert (not mixed(root, found)) == whole
     after = [llm.complete(QUERY, **AT_SMALL) for _ in range(3)]
@@ -89,16 +67,7 @@ def test_queries_under_way_end_where_they_began(root: Path, kind: type[Gated], w
 async def test_promotions_and_rollbacks_among_coroutines(root: Path) -> None:
     """Of 256 chats on an event loop, 64 at a time, none is lost or mixed while releases come and go."""
     llm = over(root)
-    found: list[Any] = []
-    for wave in range(4):
-        asked = [asyncio.ensure_future(llm.achat(user(QUERY), **AT_SMALL)) for _ in range(64)]
-        await asyncio.sleep(0)
-        if wave % 2:
-            rollback(root)
-        else:
-            promote(root, "r0002")
-        found += await asyncio.gather(*asked)
-        assert await asyncio.to_thread(ServedRoot.of(root).settle)
+    found = await in_waves(root, lambda: llm.achat(user(QUERY), **AT_SMALL))
     assert len(found) == 256
     assert not mixed(root, found)
     assert {said(r) for r in found} == {"good", "bad"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,18 @@ pytest.importorskip("sqlalchemy", reason="needs routenlp[ledger]")
 
 from bundles import DOUBTFUL, SURE, TIERS
 from engines import ScriptedEngine, ScriptedSelector, tool
+from kept_routes import PLAN, kept
 from ledgers import url_of
 from llama_index.core.llms import MockLLM
 from scripted_llm import Events
 
 from routenlp_integrations.llama_index import EngineGroup, RouterQueryEngine
 from router_core import InputError, TierError
-from router_core.audits import AuditPlan
 from router_core.ledger import Ledger
-from router_core.ledger.reader import LedgerReader, LoggedRoute
 from router_core.router import Router
 
 HOWS = ("query", "aquery")
 GOOD = SURE.format("good")
-PLAN = AuditPlan(rate=1.0, budget_usd=1.0)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """A ledger that keeps texts."""
-    with Ledger(url_of(tmp_path), store_text=True) as made:
-        yield made
-
-
-def kept(ledger: Ledger) -> list[LoggedRoute]:
-    """What was stored, once it is."""
-    assert ledger.flush(20)
-    return list(LedgerReader(ledger._address).routes())
 
 
 def routed(router: Router, own: dict[str, dict[str, Any]] | None = None, **given: Any) -> RouterQueryEngine:

@@ -7,7 +7,6 @@ import json
 import pickle
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,18 @@ from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRol
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms import LLM
 from scripted_llm import EVERY, ScriptedLLM, ask, chunks_of, route_of, said, user
+from student_checks import (
+    answering_threads,
+    check_folders,
+    check_unsignalled,
+    contrary_names,
+    mood_queries,
+    promoted_under_load,
+)
 from tiny_student import promote, student_records, tiny_checkpoint, tiny_student, write_release
 
 from routenlp_integrations.llama_index import RoutingLLM, StudentLLM
-from router_core import Answer, BundleError, Cascade, InputError
+from router_core import Answer, Cascade, InputError
 from router_core.records import Records
 from router_core.router import Router
 from router_core.served import ServedRoot
@@ -80,15 +87,7 @@ def test_what_it_is(llm: StudentLLM) -> None:
 @pytest.mark.parametrize("how", ["achat", "acomplete", "astream_chat", "astream_complete"])
 async def test_the_event_loop_is_not_blocked(llm: StudentLLM, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """Asked asynchronously, the student works on another thread."""
-    seen: set[int] = set()
-    kind = type(llm._source.get().student())
-    real: Any = kind._answer
-
-    def spied(self: Any, text: str) -> Any:
-        seen.add(threading.get_ident())
-        return real(self, text)
-
-    monkeypatch.setattr(kind, "_answer", spied)
+    seen = answering_threads(llm._source.get().student(), monkeypatch)
     await ask(llm, how, QUERY)
     assert seen
     assert threading.get_ident() not in seen
@@ -109,14 +108,7 @@ def test_tools_and_images_are_refused(llm: StudentLLM) -> None:
 
 def test_a_wrong_folder_is_a_bundle_error(tmp_path: Path, root: Path, small_bundle: Path) -> None:
     """No validation error of pydantic's hides what is wrong."""
-    with pytest.raises(BundleError, match="is not a checkpoint"):
-        StudentLLM(tmp_path / "nowhere")
-    with pytest.raises(BundleError, match="is not a checkpoint"):
-        StudentLLM(small_bundle)
-    with pytest.raises(BundleError, match="no checkpoint of tier 'large'"):
-        StudentLLM(root, tier="large")
-    with pytest.raises(InputError, match="nothing to watch"):
-        StudentLLM(root / "releases" / "r1" / "checkpoints" / "small", watch=True)
+    check_folders(StudentLLM, tmp_path / "nowhere", root, small_bundle)
 
 
 def test_copies_answer_the_same(llm: StudentLLM) -> None:
@@ -130,17 +122,7 @@ def test_copies_answer_the_same(llm: StudentLLM) -> None:
 def test_promotions_under_load(root: Path) -> None:
     """Of many queries during promotions none is lost, and each has text and name of one release."""
     llm = StudentLLM(root, tier="small")
-    second = tiny_checkpoint(labels=("bad", "good"))
-    second.save(root / "releases" / "r2" / "checkpoints" / "small")
-    wanted = {make_student(tiny_checkpoint()).name: "good", make_student(second).name: "bad"}
-    with ThreadPoolExecutor(16) as pool:
-        pending = []
-        for number in range(256):
-            if number % 32 == 0:
-                promote(root, ("r1", "r2")[number // 32 % 2])
-                assert ServedRoot.of(root).settle()
-            pending.append(pool.submit(llm.complete, QUERY))
-        found = [one.result() for one in pending]
+    wanted, found = contrary_names(), promoted_under_load(root, ServedRoot.of(root).settle, lambda: llm.complete(QUERY))
     assert all(one.text == wanted[one.additional_kwargs["model_name"]] for one in found)
     assert {one.text for one in found} == {"good", "bad"}
 
@@ -203,11 +185,7 @@ def bundle(student_bundle: Path) -> Path:
 @pytest.fixture
 def queries(records: Records) -> list[str]:
     """Test queries of the task "mood"."""
-    return [
-        prompt
-        for prompt, task, split in zip(records.prompt, records.task, records.split, strict=True)
-        if (task, split) == ("mood", "test")
-    ]
+    return mood_queries(records)
 
 
 def _recorded(records: Records) -> dict[str, Any]:
@@ -245,10 +223,7 @@ def test_mutant_without_signals_escalates(root: Path, bundle: Path, records: Rec
     """Without its confidence no answer of the student is served: the evidence model needs it."""
     tiers = {**_recorded(records), "small": _Silent(root, tier="small")}
     llm = RoutingLLM.from_bundle(bundle, tiers, task="mood")
-    asked = [a for query in queries for a in route_of(llm.complete(query))["attempts"] if a["tier"] == "small"]
-    assert asked
-    assert not any(attempt["accepted"] for attempt in asked)
-    assert all("a signal the evidence model needs is missing" in attempt["reason"] for attempt in asked)
+    check_unsignalled([attempt for query in queries for attempt in route_of(llm.complete(query))["attempts"]])
 
 
 def test_a_student_leaves_the_routers_metadata_alone(root: Path, bundle: Path, records: Records) -> None:

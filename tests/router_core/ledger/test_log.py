@@ -35,13 +35,6 @@ from router_core.splits import hash_key
 _HOUR_S = 3_600.0
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """A ledger that keeps texts."""
-    with Ledger(url_of(tmp_path), store_text=True) as made:
-        yield made
-
-
 def test_a_route_comes_back_as_it_went(tmp_path: Path, ledger: Ledger) -> None:
     """Everything of a route, its attempts and its feedback is read back, and the id ties them."""
     hidden = np.arange(4, dtype=np.float64)

@@ -6,7 +6,7 @@ import csv
 import json
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,6 @@ from router_core.ledger.reader import LedgerReader
 from router_core.ledger.records import harvest, record_rows, records_from_ledger
 from router_core.ledger.rows import AttemptEntry
 from router_core.records import Records, read_records
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """A ledger that keeps texts."""
-    with Ledger(url_of(tmp_path), store_text=True) as made:
-        yield made
 
 
 def _audit(ledger: Ledger, text: str, cheap: str, reference: str, probability: float = 0.1, **more: Any) -> str:
