@@ -41,6 +41,8 @@ class Assembled(BaseModel):
     """The parts and the identity of a `RoutingChatModel` or a `RoutingLLM`, which document them."""
 
     _called: ClassVar[str]
+    _also_given: ClassVar[frozenset[str]]
+    """What the constructor is given beside the parameters, and makes nothing of."""
 
     bundle: str | None = None
     router: InstanceOf[Router] = Field(repr=False, exclude=True)
@@ -84,10 +86,7 @@ class Assembled(BaseModel):
         BundleError
             When the bundle is changed, incomplete, newer than this reader, or none.
         """
-        known = {name for field, info in cls.model_fields.items() for name in (field, info.alias) if name}
-        if unknown := sorted(set(params) - known):
-            msg = f"{cls._called} has no parameter {unknown[0]!r}; what a provider needs belongs to its tier"
-            raise InputError(msg)
+        cls._refuse_unknown(params)
         given = _loaded(path, watch=params.get("watch", True))
         match_tiers(tiers, given["router"].portfolio.names)
         for name, tier in tiers.items():
@@ -117,6 +116,13 @@ class Assembled(BaseModel):
             copied._assemble()
             copied._open_log()
         return copied
+
+    @classmethod
+    def _refuse_unknown(cls, given: Mapping[str, Any]) -> None:
+        known = {name for field, info in cls.model_fields.items() for name in (field, info.alias) if name}
+        if unknown := sorted(set(given) - known - cls._also_given):
+            msg = f"{cls._called} has no parameter {unknown[0]!r}; what a provider needs belongs to its tier"
+            raise InputError(msg)
 
     # What each framework's model adds
 

@@ -34,6 +34,8 @@ class AssembledChatModel(Assembled, ConfiguredChatModel):
     """The parts and the identity of a `RoutingChatModel`, which documents them."""
 
     _called: ClassVar[str] = "RoutingChatModel"
+    # What is serialised, and what LangChain's own suite gives every chat model; keys belong to the tiers.
+    _also_given: ClassVar[frozenset[str]] = frozenset({"bundle_id", "api_key"})
 
     temperature: float | None = None
     max_tokens: int | None = None
@@ -47,6 +49,7 @@ class AssembledChatModel(Assembled, ConfiguredChatModel):
     _parts: Parts = PrivateAttr(default=Parts({}, {}, {}, Limits()))
 
     def __init__(self, *args: Any, **params: Any) -> None:
+        self._refuse_unknown(params)
         try:
             super().__init__(*args, **params)
         except ValidationError as error:

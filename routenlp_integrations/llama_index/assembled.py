@@ -18,14 +18,12 @@ from router_core.route_log import RouteLog
 __all__ = ["AssembledLLM"]
 
 
-# What `to_dict` says beside the parameters.
-_SERIALISED = frozenset({"bundle_id", "class_name"})
-
-
 class AssembledLLM(Assembled, FunctionCallingLLM):
     """The parts and the identity of a `RoutingLLM`, which documents them."""
 
     _called: ClassVar[str] = "RoutingLLM"
+    # What `to_dict` says beside the parameters.
+    _also_given: ClassVar[frozenset[str]] = frozenset({"bundle_id", "class_name"})
 
     is_function_calling_model: bool | None = None
     max_retries: int = 0
@@ -37,9 +35,7 @@ class AssembledLLM(Assembled, FunctionCallingLLM):
     _log: RouteLog | None = PrivateAttr(default=None)
 
     def __init__(self, **given: Any) -> None:
-        if unknown := sorted(set(given) - set(type(self).model_fields) - _SERIALISED):
-            msg = f"{self._called} has no parameter {unknown[0]!r}; what a provider needs belongs to its tier"
-            raise InputError(msg)
+        self._refuse_unknown(given)
         # Here and not in validators, which would wrap what is raised.
         try:
             check_choices(given)

@@ -159,6 +159,8 @@ def test_from_bundle_refuses_what_it_cannot_use(small_bundle: Path, tmp_path: Pa
         RoutingChatModel.from_bundle(small_bundle, tiers={**tiers, "small": "gpt"})
     with pytest.raises(InputError, match="'strem_policy'"):
         RoutingChatModel.from_bundle(small_bundle, tiers=tiers, strem_policy="route")
+    with pytest.raises(InputError, match="no parameter 'bugdet'"):
+        RoutingChatModel(bundle=str(small_bundle), tiers=tiers, bugdet=None)
     with pytest.raises(ValueError, match="timeout names huge"):
         RoutingChatModel.from_bundle(small_bundle, tiers=tiers, timeout={"huge": 1.0})
     with pytest.raises(BundleError, match="not a bundle"):
