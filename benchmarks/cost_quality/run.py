@@ -126,10 +126,12 @@ def markdown(results: dict[str, Any]) -> str:
     for name, found in results.items():
         m = found["median_cost_ratio"]
         low, high = found["iqr"][CASCADE]
-        rivals = " | ".join(f"{m[key]:.3f}" for key in OTHERS)
+        shown = {key: f"{m[key]:.3f}" for key in (CASCADE, *OTHERS)}
+        least = min(one for key, one in shown.items() if key != "oracle")
+        bold = {key: f"**{one}**" if one == least and key != "oracle" else one for key, one in shown.items()}
         lines.append(
-            f"| {name} ({FILES[name][-1]}) | {found['n']} / {found['bad']} | **{m[CASCADE]:.3f}** "
-            f"| {low:.3f} to {high:.3f} | {rivals} |"
+            f"| {name} ({FILES[name][-1]}) | {found['n']} / {found['bad']} | {bold[CASCADE]} "
+            f"| {low:.3f} to {high:.3f} | {' | '.join(bold[key] for key in OTHERS)} |"
         )
     return "\n".join(lines)
 
