@@ -81,8 +81,12 @@ class Prospects:
             left.legend()
             right.set_xscale("log")
             right.set_xlabel(f"calibration items at alpha = {self.alpha:g} (ringed: what there is)")
-            ticks = sorted({n for points in self.by_n.values() for n in points})
-            right.set_xticks(ticks[:: max(len(ticks) // 4, 1)], [f"{n:,}" for n in ticks[:: max(len(ticks) // 4, 1)]])
+            ticks: list[int] = []
+            for n in sorted({n for points in self.by_n.values() for n in points}):
+                # Far enough apart on the log scale that their names never touch.
+                if not ticks or n >= 1.3 * ticks[-1]:
+                    ticks.append(n)
+            right.set_xticks(ticks, [f"{n:,}" for n in ticks])
             right.minorticks_off()
             left.set_ylim(0, 104)
             for axes in (left, right):
