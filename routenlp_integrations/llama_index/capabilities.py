@@ -89,8 +89,17 @@ def common_metadata(
     )
 
 
-def lacking(call: Call, abilities: Mapping[str, Abilities]) -> dict[str, str]:
+def lacking(call: Call, abilities: Mapping[str, Abilities], added: Mapping[str, int]) -> dict[str, str]:
     """For each tier that cannot serve this call, what it lacks.
+
+    Parameters
+    ----------
+    call
+        The call.
+    abilities
+        By tier, in cascade order.
+    added
+        By tier, the tokens of what it adds to a prompt that it extends.
 
     Raises
     ------
@@ -98,10 +107,11 @@ def lacking(call: Call, abilities: Mapping[str, Abilities]) -> dict[str, str]:
         When no tier can, with what each of them lacks.
     """
     needs = list(dict.fromkeys(_needs(call)))
-    tokens = _tokens(call)
+    asked = _tokens(call)
     found: dict[str, str] = {}
     for name, stated in abilities.items():
         lacks = [told for key, told in needs if stated.get(key) is False]
+        tokens = asked + (0 if call.source is None else added[name])
         if (window := stated.get("context_window")) is not None and tokens > window:
             lacks.append(f"a context of {tokens} tokens (it has {window})")
         if lacks:
