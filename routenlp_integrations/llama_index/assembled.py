@@ -78,9 +78,9 @@ class AssembledLLM(Assembled, FunctionCallingLLM):
         self._limits = self._limited(self.max_retries)
         names = self.router.portfolio.names
         check_declared(self.capabilities, names)
-        self._check_swapped()
         settings = {name: getattr(self, name) for name in SETTINGS if self._given(name)}
         self._tiers = {name: TierLLM.of(name, self.tiers[name], settings) for name in names}
+        self._check_swapped()
         self._share()
         self._added = {name: added_tokens(tier.quiet, estimate_tokens) for name, tier in self._tiers.items()}
         self._abilities = {
@@ -100,7 +100,7 @@ class AssembledLLM(Assembled, FunctionCallingLLM):
         """Refuse an LLM that is another tier: where answers do not name their model, nothing else would notice."""
         tiers = self.router.portfolio.tiers
         for tier in tiers:
-            told = self.tiers[tier.name].metadata.model_name
+            told = self._tiers[tier.name].llm.metadata.model_name
             if tier.model is None or told in (tier.model, tier.name):
                 continue
             if other := next((one.name for one in tiers if told in (one.model, one.name)), None):
