@@ -1,5 +1,6 @@
 """A router with an LLM behind every tier: how it is put together, what it says of itself, how it is copied."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt
@@ -7,6 +8,7 @@ from llama_index.core.base.llms.types import ChatMessage, LLMMetadata
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import default_completion_to_prompt
 from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.types import BaseOutputParser
 from pydantic import PrivateAttr, ValidationError, field_serializer
 
 from routenlp_integrations.assembled import Assembled, check_choices, routed
@@ -135,9 +137,21 @@ class AssembledLLM(Assembled, FunctionCallingLLM):
         return MarkedMessages(messages, template.making(messages, self))
 
     def _get_prompt(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
-        template = Template.of(prompt, prompt_args)
+        template = self._template(prompt, prompt_args)
         said = template.prompt.format(llm=self, messages_to_prompt=messages_to_prompt, **prompt_args)
         return MarkedText.of(said if self.output_parser is None else self.output_parser.format(said), template)
+
+    def _template(
+        self, prompt: BasePromptTemplate, args: Mapping[str, Any], parser: BaseOutputParser | None = None
+    ) -> Template:
+        """A template of a completion; where some tiers chat, with the messages that it is for them."""
+        template = Template.of(prompt, args, parser)
+        if not any(tier.chats for tier in self._tiers.values()):
+            return template
+        messages = template.prompt.format_messages(llm=self, **args)
+        if parser is None and self.output_parser is not None:
+            messages = self.output_parser.format_messages(messages)
+        return template.making(messages, self)
 
     def _extend_messages(self, messages: list[ChatMessage]) -> list[ChatMessage]:
         return MarkedMessages(messages)

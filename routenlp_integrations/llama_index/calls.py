@@ -84,6 +84,13 @@ class Call:
     pins: Mapping[str, str | None] = field(default_factory=dict)
     said: list[tuple[str, str]] = field(init=False)
 
+    @property
+    def content(self) -> list[ChatMessage]:
+        """Its messages, or those that chat models make of its template, for what they hold beside text."""
+        if self.messages is not None:
+            return self.messages
+        return [] if self.source is None else self.source.messages
+
     def __post_init__(self) -> None:
         said = [("human", self.prompt)]
         if self.messages is not None:

@@ -125,7 +125,7 @@ def _needs(call: Call) -> Iterator[tuple[str, str]]:
     """Capabilities that a call requires, and their names for people."""
     if call.params.get("tools"):
         yield "is_function_calling_model", "function calling"
-    for message in call.messages or ():
+    for message in call.content:
         for block in message.blocks:
             if (kind := block_kind(block).lower().removesuffix("block")) in _MEDIA:
                 yield f"{kind}_inputs", f"{kind} inputs"
@@ -135,7 +135,7 @@ def _tokens(call: Call) -> int:
     """Tokens a call needs: its text and tools at four bytes a token, its media, and room for the answer."""
     media = sum(
         MEDIA_TOKENS
-        for message in call.messages or ()
+        for message in call.content
         for block in message.blocks
         if block_kind(block).lower().removesuffix("block") in _MEDIA
     )

@@ -81,7 +81,7 @@ class DrivenLLM(AssembledLLM):
             forced_by="tier=",
             uncalibrated=self.uncalibrated,
             lacks=lacking(call, self._abilities, self._added),
-            content=content_departure(call.messages) or ("" if asks(call.said) else NOTHING_ASKED),
+            content=content_departure(call.content) or ("" if asks(call.said) else NOTHING_ASKED),
             form=form_departure(call.params),
             changed=decoding_changes(call.params, {}),
         )

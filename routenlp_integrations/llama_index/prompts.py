@@ -78,6 +78,11 @@ class Template:
         picked = _picked(self.prompt, llm)
         return replace(self, made=(messages, picked)) if type(picked) in _ALIKE else self
 
+    @property
+    def messages(self) -> list[ChatMessage]:
+        """What it is as messages, as far as that is known."""
+        return [] if self.made is None else self.made[0]
+
     def told(self, llm: LLM, *, chats: bool) -> dict[str, Any]:
         """What this LLM is called with: the messages of a chat, or a prompt to complete."""
         if self.program and chats:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from routenlp_integrations.llama_index.calls import Asked, ToolRequest
 from routenlp_integrations.llama_index.driven import DrivenLLM
 from routenlp_integrations.llama_index.messages import ANSWERING, ROUTE
-from routenlp_integrations.llama_index.prompts import TEMPLATE, MarkedMessages, Template
+from routenlp_integrations.llama_index.prompts import TEMPLATE, MarkedMessages
 from router_core.call_plan import STRUCTURE
 
 __all__ = ["ToolCallingLLM"]
@@ -98,7 +98,7 @@ class ToolCallingLLM(DrivenLLM):
     ) -> dict[str, Any]:
         told = {**(llm_kwargs or {}), STRUCTURE: output}
         if not self.metadata.is_chat_model:
-            told[TEMPLATE] = Template.of(prompt, args, PydanticOutputParser(output))
+            told[TEMPLATE] = self._template(prompt, args, PydanticOutputParser(output))
         return told
 
     def structured_predict(

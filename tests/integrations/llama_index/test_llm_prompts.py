@@ -16,7 +16,7 @@ pytest.importorskip("sqlalchemy", reason="needs routenlp[ledger]")
 from bundles import TIERS
 from kept_routes import PLAN, kept
 from llama_index.core import ChatPromptTemplate, Document, PromptTemplate, SummaryIndex
-from llama_index.core.base.llms.types import ChatMessage, CompletionResponse
+from llama_index.core.base.llms.types import ChatMessage, CompletionResponse, ImageBlock, TextBlock
 from llama_index.core.output_parsers import PydanticOutputParser
 from llama_index.core.prompts import SelectorPromptTemplate
 from llama_index.core.types import PydanticProgramMode
@@ -198,6 +198,17 @@ async def test_a_text_program_asks_both_kinds_their_way(make: Make, how: str) ->
         with llm.asking(tier=name):
             assert await told(shaped(llm, how, TEMPLATES["text"]())) == wanted
         assert sent(tier) == sent(bare)
+
+
+@pytest.mark.parametrize("small_chats", [True, False])
+def test_an_image_of_a_template_is_covered_by_nothing(make: Make, small_chats: bool, events: Events) -> None:
+    """A template with an image is no query of calib, also where a completion tier makes a text of it."""
+    llm, _ = make({"small": {"chats": small_chats}})
+    blocks = [TextBlock(text="{q}"), ImageBlock(url="http://localhost/lamp.png")]
+    llm.predict(ChatPromptTemplate([ChatMessage(role="user", blocks=blocks)]), q=QUERY)
+    (decision,) = events.decisions
+    assert decision.tier == "large"
+    assert "'image' content, which calib did not have" in decision.reason
 
 
 @pytest.mark.parametrize("how", ["complete", "acomplete", "stream_complete", "astream_complete"])
