@@ -14,6 +14,7 @@ from router_core.errors import InputError
 
 if TYPE_CHECKING:
     from routenlp_integrations.llama_index.forms import Form
+    from routenlp_integrations.llama_index.prompts import Template, Unextended
 
 __all__ = ["Asked", "Call", "ToolRequest", "asking"]
 
@@ -66,6 +67,8 @@ class Call:
         What answers must look like, None for text.
     said
         (role, text) of every message; of content blocks only text is read. A prompt to complete is one human turn.
+    source
+        What every tier makes its own messages or prompt of; None where these are what a tier is sent.
     task, pins
         For students: the task of the query, and by tier the model that its router names, so that they answer from the
         same release.
@@ -76,9 +79,17 @@ class Call:
     formatted: bool
     params: Mapping[str, Any]
     form: "Form | None" = None
+    source: "Template | Unextended | None" = None
     task: str | None = None
     pins: Mapping[str, str | None] = field(default_factory=dict)
     said: list[tuple[str, str]] = field(init=False)
+
+    @property
+    def content(self) -> list[ChatMessage]:
+        """Its messages, or those that chat models make of its template, for what they hold beside text."""
+        if self.messages is not None:
+            return self.messages
+        return [] if self.source is None else self.source.messages
 
     def __post_init__(self) -> None:
         said = [("human", self.prompt)]

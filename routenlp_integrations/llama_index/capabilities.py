@@ -89,8 +89,17 @@ def common_metadata(
     )
 
 
-def lacking(call: Call, abilities: Mapping[str, Abilities]) -> dict[str, str]:
+def lacking(call: Call, abilities: Mapping[str, Abilities], added: Mapping[str, int]) -> dict[str, str]:
     """For each tier that cannot serve this call, what it lacks.
+
+    Parameters
+    ----------
+    call
+        The call.
+    abilities
+        By tier, in cascade order.
+    added
+        By tier, the tokens of what it adds to a prompt that it extends.
 
     Raises
     ------
@@ -98,10 +107,11 @@ def lacking(call: Call, abilities: Mapping[str, Abilities]) -> dict[str, str]:
         When no tier can, with what each of them lacks.
     """
     needs = list(dict.fromkeys(_needs(call)))
-    tokens = _tokens(call)
+    asked = _tokens(call)
     found: dict[str, str] = {}
     for name, stated in abilities.items():
         lacks = [told for key, told in needs if stated.get(key) is False]
+        tokens = asked + (0 if call.source is None else added[name])
         if (window := stated.get("context_window")) is not None and tokens > window:
             lacks.append(f"a context of {tokens} tokens (it has {window})")
         if lacks:
@@ -115,7 +125,7 @@ def _needs(call: Call) -> Iterator[tuple[str, str]]:
     """Capabilities that a call requires, and their names for people."""
     if call.params.get("tools"):
         yield "is_function_calling_model", "function calling"
-    for message in call.messages or ():
+    for message in call.content:
         for block in message.blocks:
             if (kind := block_kind(block).lower().removesuffix("block")) in _MEDIA:
                 yield f"{kind}_inputs", f"{kind} inputs"
@@ -125,7 +135,7 @@ def _tokens(call: Call) -> int:
     """Tokens a call needs: its text and tools at four bytes a token, its media, and room for the answer."""
     media = sum(
         MEDIA_TOKENS
-        for message in call.messages or ()
+        for message in call.content
         for block in message.blocks
         if block_kind(block).lower().removesuffix("block") in _MEDIA
     )

@@ -19,10 +19,12 @@ from routenlp_integrations.llama_index.events import RoutingDecisionEvent
 from routenlp_integrations.llama_index.forms import form_of
 from routenlp_integrations.llama_index.messages import (
     Response,
+    as_asked,
     content_departure,
     sent_tokens,
     with_route,
 )
+from routenlp_integrations.llama_index.prompts import TEMPLATE, MarkedMessages, MarkedText
 from routenlp_integrations.llama_index.query import Query
 from routenlp_integrations.llama_index.streaming import Screen, last_chunk
 from router_core.call_plan import (
@@ -56,7 +58,12 @@ class DrivenLLM(AssembledLLM):
             raise InputError("the conversation has no messages; give chat at least one, such as a user's")
         # None says nothing: it must not take away what a tier was made with.
         told = {name: value for name, value in kwargs.items() if value is not None}
-        return Call(given, prompt, formatted, told, form_of(told))
+        template = told.pop(TEMPLATE, None)
+        if given is not None:
+            source = messages.source if isinstance(messages, MarkedMessages) else None
+        else:
+            source = prompt.source if isinstance(prompt, MarkedText) else template
+        return Call(given, str(prompt), formatted, told, form_of(told), source)
 
     def _begin(self, call: Call, asked: Asked, policy: str | None, span: str | None) -> Query:
         """Plan a query; without a policy, by that of streams."""
@@ -73,8 +80,8 @@ class DrivenLLM(AssembledLLM):
             tier=asked.tier,
             forced_by="tier=",
             uncalibrated=self.uncalibrated,
-            lacks=lacking(call, self._abilities),
-            content=content_departure(call.messages) or ("" if asks(call.said) else NOTHING_ASKED),
+            lacks=lacking(call, self._abilities, self._added),
+            content=content_departure(call.content) or ("" if asks(call.said) else NOTHING_ASKED),
             form=form_departure(call.params),
             changed=decoding_changes(call.params, {}),
         )
@@ -82,7 +89,8 @@ class DrivenLLM(AssembledLLM):
             key = conversation_key(call.said, asked.conversation)
             made = replace(made, start=self._sticky.start(router, made.start, key), key=key)
         if self.budget is not None:
-            made = replace(made, run=asked.conversation or asked.run, prompt_tokens=sent_tokens(call))
+            added = 0 if call.source is None else max(self._added.values())
+            made = replace(made, run=asked.conversation or asked.run, prompt_tokens=sent_tokens(call) + added)
         return Query(router, made, log, decision, asked.conversation, span=span)
 
     async def _aside(self, query: Query | None, work: Callable[..., T], *given: Any) -> T:
@@ -119,7 +127,7 @@ class DrivenLLM(AssembledLLM):
             while isinstance(step, Step):
                 tier = self._tiers[step]
                 step = advance(steps, query.heard(step, perform(step, lambda: tier.ask(call, query.span))))  # noqa: B023
-        return with_route(self._finish(query, step))
+        return as_asked(with_route(self._finish(query, step)), call)
 
     async def _aanswer(self, call: Call, asked: Asked) -> Response:
         query = await self._aside(None, self._begin, call, asked, CASCADE, active_span_id.get())
@@ -130,7 +138,7 @@ class DrivenLLM(AssembledLLM):
                 tier = self._tiers[step]
                 reply = await aperform(step, lambda: tier.aask(call, query.span))  # noqa: B023
                 step = await self._aside(query, advance, steps, query.heard(step, reply))
-        return with_route(self._finish(query, step))
+        return as_asked(with_route(self._finish(query, step)), call)
 
     def _chunks(self, query: Query) -> Generator[Response, None, None]:
         call: Call = query.plan.call
@@ -150,19 +158,19 @@ class DrivenLLM(AssembledLLM):
                         while (chunk := until_shown.next(chunks)) is not None:
                             for ready in screen.add(chunk):
                                 until_shown.lift()
-                                yield ready
+                                yield as_asked(ready, call)
                 except GeneratorExit:
-                    query.leave(step, lambda: screen.answer(tier.llm), LEFT)  # noqa: B023
+                    query.leave(step, lambda: screen.answer(tier.quiet), LEFT)  # noqa: B023
                     raise
                 except Exception as error:
                     if screen.shown:
                         break_off(steps, error)
-                        query.leave(step, lambda: screen.answer(tier.llm), BROKEN)  # noqa: B023
+                        query.leave(step, lambda: screen.answer(tier.quiet), BROKEN)  # noqa: B023
                         raise screen.broken(error) from error
                     step = advance(steps, error)
                 else:
-                    step = advance(steps, query.heard(step, screen.answer(tier.llm)))
-        yield last_chunk(self._finish(query, step))
+                    step = advance(steps, query.heard(step, screen.answer(tier.quiet)))
+        yield as_asked(last_chunk(self._finish(query, step)), call)
 
     async def _achunks(self, query: Query) -> AsyncGenerator[Response, None]:
         call: Call = query.plan.call
@@ -182,16 +190,16 @@ class DrivenLLM(AssembledLLM):
                         while (chunk := await until_shown.of(anext(chunks, None))) is not None:
                             for ready in screen.add(chunk):
                                 until_shown.lift()
-                                yield ready
+                                yield as_asked(ready, call)
                 except (GeneratorExit, CancelledError):
-                    query.leave(step, lambda: screen.answer(tier.llm), LEFT)  # noqa: B023
+                    query.leave(step, lambda: screen.answer(tier.quiet), LEFT)  # noqa: B023
                     raise
                 except Exception as error:
                     if screen.shown:
                         break_off(steps, error)
-                        query.leave(step, lambda: screen.answer(tier.llm), BROKEN)  # noqa: B023
+                        query.leave(step, lambda: screen.answer(tier.quiet), BROKEN)  # noqa: B023
                         raise screen.broken(error) from error
                     step = advance(steps, error)
                 else:
-                    step = await self._aside(query, advance, steps, query.heard(step, screen.answer(tier.llm)))
-        yield last_chunk(self._finish(query, step))
+                    step = await self._aside(query, advance, steps, query.heard(step, screen.answer(tier.quiet)))
+        yield as_asked(last_chunk(self._finish(query, step)), call)

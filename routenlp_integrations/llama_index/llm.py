@@ -31,6 +31,11 @@ class RoutingLLM(ToolCallingLLM):
     is chosen before anything is generated, unless `stream_policy` says otherwise. A chat reaches every tier as its
     messages, a completion as its prompt.
 
+    What `predict`, structured output and query engines make of a template is made for every tier by its own
+    `system_prompt`, `query_wrapper_prompt`, `messages_to_prompt` and `completion_to_prompt`, as if it stood alone; one
+    that is given here takes the place of the tiers'. An `output_parser` or `pydantic_program_mode` that all tiers have
+    is taken over; where they differ, one must be given here. The router sees the query without any of it.
+
     The answer is the answering tier's own response, `raw` and usage included, and
     ``response.additional_kwargs["routenlp"]`` holds the route: ``tier``, ``attempts`` (each with ``tier``,
     ``confidence``, ``cost_usd``, ``accepted``, ``reason``), ``cost_usd`` of all attempts in US dollars, ``task``,

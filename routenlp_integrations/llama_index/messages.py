@@ -16,6 +16,7 @@ __all__ = [
     "ROUTE",
     "Response",
     "answer_of",
+    "as_asked",
     "block_kind",
     "calls_tools",
     "content_departure",
@@ -40,9 +41,13 @@ _SENT = ("prompt_tokens", "input_tokens", "prompt_token_count", "prompt_eval_cou
 _RECEIVED = ("completion_tokens", "output_tokens", "candidates_token_count", "eval_count")
 
 
-def sent_tokens(call: Call) -> int:
-    """Tokens a tier is sent, at four bytes each."""
-    return sum(estimate_tokens(text) for _, text in call.said)
+def sent_tokens(call: Call, llm: Any = None) -> int:
+    """Tokens that a tier's LLM is sent, at four bytes each; without one, those of the query itself."""
+    if llm is None or call.source is None:
+        return sum(estimate_tokens(text) for _, text in call.said)
+    told = call.source.told(llm, chats=llm.metadata.is_chat_model)
+    said = (message.content or "" for message in told["messages"]) if "messages" in told else (told["prompt"],)
+    return sum(estimate_tokens(text) for text in said)
 
 
 def block_kind(block: Any) -> str:
@@ -85,7 +90,7 @@ def answer_of(response: Response, call: Call, llm: Any = None) -> Answer:
     call
         What it was called with.
     llm
-        The tier's LLM, which reads its own tool calls.
+        The tier's LLM, which reads its own tool calls and extends its own prompts.
     """
     sent, received = _usage(response)
     text, signals, invalid = text_of(response), _signals(response), ""
@@ -96,7 +101,7 @@ def answer_of(response: Response, call: Call, llm: Any = None) -> Answer:
             signals = {**signals, SCHEMA_VALID: float(verdict.valid)}
     return Answer(
         text,
-        prompt_tokens=sent_tokens(call) if sent is None else sent,
+        prompt_tokens=sent_tokens(call, llm) if sent is None else sent,
         completion_tokens=received,
         signals=signals,
         covered=_uncovered(response, asked=call.form is not None),
@@ -183,3 +188,16 @@ def with_route(route: Route) -> Response:
     response: Response = route.answer.raw
     told = {**response.additional_kwargs, ROUTE: route_metadata(route)}
     return response.model_copy(update={"additional_kwargs": told})
+
+
+def as_asked(response: Response, call: Call) -> Response:
+    """The response in the form of the call: a chat model that is asked to complete was asked its own way, by a chat."""
+    if call.messages is not None or isinstance(response, CompletionResponse):
+        return response
+    return CompletionResponse(
+        text=text_of(response),
+        additional_kwargs={**response.message.additional_kwargs, **response.additional_kwargs},
+        raw=response.raw,
+        logprobs=response.logprobs,
+        delta=response.delta,
+    )

@@ -6,7 +6,7 @@ it from the query.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,15 +59,24 @@ class TierLLM:
         The portfolio's name.
     llm
         The LLM, as given.
+    settings
+        What stands in the place of its own prompt settings.
+    chats
+        It is a chat model; read from its metadata when it was given.
     """
 
     name: str
     llm: LLM
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    chats: bool = field(init=False)
     _silent: LLM | None = field(default=None, repr=False)
     _copied: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        self.chats = self.llm.metadata.is_chat_model
+
     @classmethod
-    def of(cls, name: str, given: Any) -> "TierLLM":
+    def of(cls, name: str, given: Any, settings: Mapping[str, Any] | None = None) -> "TierLLM":
         """Take an LLM.
 
         Raises
@@ -78,39 +87,47 @@ class TierLLM:
         if not isinstance(given, LLM):
             msg = f"tier {name!r} is a {type(given).__name__}; give a LlamaIndex LLM"
             raise InputError(msg)
-        return cls(name, given)
+        return cls(name, given, settings or {})
 
     @property
     def quiet(self) -> LLM:
-        """The LLM, or a shallow copy of it with no callback handlers: an answer must not be counted twice."""
-        if not self.llm.callback_manager.handlers:
+        """The LLM, or a shallow copy of it, with other settings and no handlers: answers must not be counted twice."""
+        if not self.settings and not self.llm.callback_manager.handlers:
             return self.llm
         silent, now = self._silent, self.llm.__dict__
         if silent is None or any(self._copied.get(name) is not value for name, value in now.items()):
             manager = CallbackManager()
             # A new manager takes over the handlers of the settings; they are theirs and stay as they are.
             manager.handlers = []
-            silent = self.llm.model_copy(update={"callback_manager": manager})
+            silent = self.llm.model_copy(update={**self.settings, "callback_manager": manager})
             self._silent, self._copied = silent, dict(now)
         return silent
+
+    def _kind(self, call: Call) -> str:
+        """How it is asked: one that chats makes a chat of a template, whatever the other tiers make of it."""
+        return "complete" if call.messages is None and not (call.source is not None and self.chats) else "chat"
 
     def _arguments(self, llm: LLM, call: Call) -> dict[str, Any]:
         """All arguments of this tier's call; tools are prepared its own way."""
         params = {name: value for name, value in call.params.items() if name != STRUCTURE}
         if isinstance(llm, StudentLLM):
             params |= {"task": call.task, FINGERPRINT: call.pins.get(self.name)}
-        if call.messages is None:
-            return {"prompt": call.prompt, "formatted": call.formatted, **params}
+        if call.source is not None:
+            told = call.source.told(llm, chats=self.chats)
+        elif call.messages is None:
+            told = {"prompt": call.prompt, "formatted": call.formatted}
+        else:
+            told = {"messages": list(call.messages)}
         request = params.get("tools")
-        if not isinstance(request, ToolRequest):
-            return {"messages": list(call.messages), **params}
+        if call.messages is None or not isinstance(request, ToolRequest):
+            return {**told, **params}
         if not isinstance(llm, FunctionCallingLLM):
             msg = f"tier {self.name!r} takes no tools"
             raise NotImplementedError(msg)
         del params["tools"]
         return llm._prepare_chat_with_tools_compat(
             request.tools,
-            chat_history=list(call.messages),
+            chat_history=told["messages"],
             verbose=request.verbose,
             allow_parallel_tool_calls=request.allow_parallel_tool_calls,
             tool_required=request.tool_required,
@@ -122,15 +139,14 @@ class TierLLM:
         llm = self.quiet
         try:
             with attempt(self.name, span):
-                told = self._arguments(llm, call)
-                response = llm.complete(**told) if call.messages is None else llm.chat(**told)
+                response = getattr(llm, self._kind(call))(**self._arguments(llm, call))
             return answer_of(response, call, llm)
         except Exception as error:
             return error
 
     async def aask(self, call: Call, span: str | None) -> Answer | Exception:
         """Answer, or what the tier raised, without blocking the event loop."""
-        llm, kind = self.quiet, "complete" if call.messages is None else "chat"
+        llm, kind = self.quiet, self._kind(call)
         if _blocks(llm, f"a{kind}"):
             return await asyncio.to_thread(self.ask, call, span)
         try:
@@ -144,8 +160,7 @@ class TierLLM:
         """Answer chunk by chunk."""
         llm = self.quiet
         with attempt(self.name, span):
-            told = self._arguments(llm, call)
-            source = llm.stream_complete(**told) if call.messages is None else llm.stream_chat(**told)
+            source = getattr(llm, f"stream_{self._kind(call)}")(**self._arguments(llm, call))
         chunks: Iterator[Any] = iter(source)
         try:
             while True:
@@ -162,7 +177,7 @@ class TierLLM:
 
     async def astream(self, call: Call, span: str | None) -> AsyncGenerator[Response, None]:
         """Answer chunk by chunk, without blocking the event loop."""
-        llm, kind = self.quiet, "complete" if call.messages is None else "chat"
+        llm, kind = self.quiet, self._kind(call)
         if _blocks(llm, f"astream_{kind}"):
             with leaving(self.stream(call, span)) as chunks:
                 while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:

@@ -6,6 +6,7 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.output_parsers import PydanticOutputParser
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools.types import BaseTool
 from pydantic import BaseModel
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from routenlp_integrations.llama_index.calls import Asked, ToolRequest
 from routenlp_integrations.llama_index.driven import DrivenLLM
 from routenlp_integrations.llama_index.messages import ANSWERING, ROUTE
+from routenlp_integrations.llama_index.prompts import TEMPLATE, MarkedMessages
 from router_core.call_plan import STRUCTURE
 
 __all__ = ["ToolCallingLLM"]
@@ -32,7 +34,8 @@ class ToolCallingLLM(DrivenLLM):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Arguments of a chat with tools; each tier prepares the tools its own way when it is called."""
-        messages = list(chat_history or [])
+        history = chat_history or []
+        messages = MarkedMessages(history) if isinstance(history, MarkedMessages) else list(history)
         if user_msg is not None:
             said = user_msg
             messages.append(ChatMessage(role=MessageRole.USER, content=said) if isinstance(said, str) else said)
@@ -57,7 +60,8 @@ class ToolCallingLLM(DrivenLLM):
         if not isinstance(llm, FunctionCallingLLM):
             return response
         _, rest = Asked.taken(kwargs)
-        rest.pop(STRUCTURE, None)
+        for name in (STRUCTURE, TEMPLATE):
+            rest.pop(name, None)
         return llm._validate_chat_with_tools_response(
             response, tools, allow_parallel_tool_calls=allow_parallel_tool_calls, **rest
         )
@@ -89,32 +93,38 @@ class ToolCallingLLM(DrivenLLM):
 
     # Both of LlamaIndex's ways to structured output hand these arguments on to `chat` or `complete`.
 
+    def _shaped(
+        self, output: type[BaseModel], prompt: Any, llm_kwargs: Mapping[str, Any] | None, args: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        told = {**(llm_kwargs or {}), STRUCTURE: output}
+        if not self.metadata.is_chat_model:
+            told[TEMPLATE] = self._template(prompt, args, PydanticOutputParser(output))
+        return told
+
     def structured_predict(
         self, output_cls: Any, prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Any:
         """Answer with an instance of a class; see `LLM.structured_predict`."""
-        return super().structured_predict(output_cls, prompt, _shaped(output_cls, llm_kwargs), **prompt_args)
+        llm_kwargs = self._shaped(output_cls, prompt, llm_kwargs, prompt_args)
+        return super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
 
     async def astructured_predict(
         self, output_cls: Any, prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Any:
         """Answer with an instance of a class; see `LLM.astructured_predict`."""
-        return await super().astructured_predict(output_cls, prompt, _shaped(output_cls, llm_kwargs), **prompt_args)
+        llm_kwargs = self._shaped(output_cls, prompt, llm_kwargs, prompt_args)
+        return await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
 
     def stream_structured_predict(
         self, output_cls: Any, prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Generator[Any, None, None]:
         """Answer with an instance of a class as it grows; see `LLM.stream_structured_predict`."""
-        return super().stream_structured_predict(output_cls, prompt, _shaped(output_cls, llm_kwargs), **prompt_args)
+        llm_kwargs = self._shaped(output_cls, prompt, llm_kwargs, prompt_args)
+        return super().stream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
 
     async def astream_structured_predict(
         self, output_cls: Any, prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> AsyncGenerator[Any, None]:
         """Answer with an instance of a class as it grows; see `LLM.astream_structured_predict`."""
-        return await super().astream_structured_predict(
-            output_cls, prompt, _shaped(output_cls, llm_kwargs), **prompt_args
-        )
-
-
-def _shaped(output: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {**(llm_kwargs or {}), STRUCTURE: output}
+        llm_kwargs = self._shaped(output_cls, prompt, llm_kwargs, prompt_args)
+        return await super().astream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
