@@ -15,6 +15,7 @@ from llama_index.core.response_synthesizers import TreeSummarize
 from llama_index.core.schema import QueryBundle
 from llama_index.core.tools.query_engine import QueryEngineTool
 
+from routenlp_integrations.llama_index.engine_pins import hold_engines
 from routenlp_integrations.llama_index.group_engine import GroupEngine
 from routenlp_integrations.llama_index.groups import EngineGroup, fitted_groups
 from routenlp_integrations.llama_index.routes import ROUTE_KEY, QueryRoutes, together
@@ -48,7 +49,8 @@ class RouterQueryEngine(theirs.RouterQueryEngine):
 
     An engine that names the model that answered, as ``metadata["model_name"]`` or ``["model"]``, is held to the
     certified one, as the tiers of `RoutingLLM` are: another one is covered by nothing and lets certificates lapse.
-    LlamaIndex's own synthesizers name none.
+    LlamaIndex's own synthesizers name none. Where the bundle pins engines (`pin_engines`), those of the group are
+    compared with them here, once: one that is made otherwise lets certificates lapse before anything is asked.
 
     A group without a bundle goes to its last engine, and the reason says so, unless its `EngineGroup` asks for an
     uncertified `AnswerRule`.
@@ -155,6 +157,7 @@ def _folded(
             group, members = groups[name]
             engines = {key: member.query_engine for key, member in members.items()}
             engine: Any = GroupEngine(name, group, engines, routes, ledger, audits)
+            hold_engines(engine.router, engines)
             told = members[group.engines[-1]].metadata
             described = replace(told, name=name, description=group.description or told.description)
             found.append(QueryEngineTool(engine, described))
