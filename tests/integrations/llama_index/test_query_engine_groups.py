@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import math
 import threading
@@ -536,7 +537,31 @@ async def test_a_stream_may_be_left(router: Router, question: str, how: str) -> 
         await response.response_gen.aclose()
     await asyncio.sleep(0)
     assert found["small"].closed == 1
-    assert route_of(response)["reason"] == "the stream has not ended"
+    route = route_of(response)
+    assert route["reason"] == "the stream was left before its end"
+    assert route["cost_usd"] == sum(attempt["cost_usd"] for attempt in route["attempts"]) > 0
+    assert route["certificate"] is None
+
+
+@pytest.mark.parametrize("how", HOWS)
+async def test_a_stream_that_nobody_reads_was_paid(router: Router, question: str, how: str) -> None:
+    """Cheap attempts, and what the reference began, are told when the response is given up; its stream is closed."""
+    doubts = {name: {"reply": DOUBTFUL} for name in TIERS[:-1]}
+    found = engines(**doubts, large={"streaming": True})
+    response = await ask(routed(found, router=router, stream_policy="buffer"), how, question)
+    route = route_of(response)
+    assert (route["reason"], route["cost_usd"]) == ("the stream has not ended", None)
+    assert found["large"].closed == 0
+    del response
+    gc.collect()
+    await asyncio.sleep(0.05)
+    assert found["large"].closed == 1
+    assert route["reason"] == "the stream was left before its end"
+    assert [(one["tier"], one["accepted"]) for one in route["attempts"]] == [
+        ("small", False), ("medium", False), ("large", True)
+    ]  # fmt: skip
+    assert route["cost_usd"] == sum(one["cost_usd"] for one in route["attempts"]) > 0
+    assert all(one["cost_usd"] > 0 for one in route["attempts"])
 
 
 @pytest.mark.parametrize("policy", ["route", "buffer"])
