@@ -173,7 +173,7 @@ class GroupEngine:
     def _told(self, route: Route, query: GroupQuery) -> dict[str, Any]:
         route = query.finish(route)
         dispatcher.event(RoutingDecisionEvent.of(route, group=self.name, span_id=query.span))
-        return told_of(route, self.name)
+        return told_of(route, self.name, query.answers)
 
     def _served(self, route: Route, query: GroupQuery) -> RESPONSE_TYPE:
         told = self._told(route, query)
@@ -266,7 +266,7 @@ class GroupEngine:
         """Tell what is known of a stream that did not come to its end, of what was paid for it above all."""
         route = query.leave(step, lambda: self._whole(step, query, stream), why)
         if route is not None:
-            told.update(told_of(route, self.name))
+            told.update(told_of(route, self.name, query.answers))
 
     def _whole(self, step: Step, query: GroupQuery, stream: Stream | AsyncStream) -> Answer:
         """What was shown of a stream."""

@@ -18,7 +18,8 @@ from llama_index.core.tools.query_engine import QueryEngineTool
 from routenlp_integrations.llama_index.engine_pins import hold_engines
 from routenlp_integrations.llama_index.group_engine import GroupEngine
 from routenlp_integrations.llama_index.groups import EngineGroup, fitted_groups
-from routenlp_integrations.llama_index.routes import ROUTE_KEY, QueryRoutes, together
+from routenlp_integrations.llama_index.node_evidence import ROUTE_KEY
+from routenlp_integrations.llama_index.routes import QueryRoutes, together
 from router_core.errors import InputError
 from router_core.route_log import RouteLog
 from router_core.router import Router
@@ -43,7 +44,8 @@ class RouterQueryEngine(theirs.RouterQueryEngine):
     the tool that answered), ``attempts`` (each with ``tier``, ``confidence``, ``cost_usd``, ``accepted``, ``reason``),
     ``cost_usd`` of all attempts in US dollars, ``task``, ``policy``, ``bundle``, ``certificate`` (None when nothing was
     shown) and ``reason``. That of a stream is completed in place when the stream ends. Where several groups were
-    selected and their answers combined, ``routes`` holds one for each.
+    selected and their answers combined, ``routes`` holds one for each. An attempt of an engine that is such a router
+    itself has its ``route``, and costs what that did.
 
     A `RoutingDecisionEvent` with the same is dispatched in the query's span, for a stream when it ends.
 

@@ -96,6 +96,26 @@ def route_of(response: Any) -> dict[str, Any]:
     return response.metadata["routenlp"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("how", HOWS)
+async def test_a_router_in_a_group_keeps_its_route(router: Router, question: str, how: str, streaming: bool) -> None:
+    """Its attempts stand under the group's attempt of it, which costs their sum; a price of the caller wins."""
+    doubts = {"small": {"reply": DOUBTFUL}, "medium": {"reply": DOUBTFUL}}
+    inner = routed(engines(**doubts, large={"streaming": streaming}), router=router, stream_policy="buffer")
+    for price, cost in ((None, None), (lambda name, _: 0.25 if name == "large" else None, 0.25)):
+        found = {**engines(**doubts), "large": inner}
+        response = await ask(routed(found, router=router, price=price), how, question)
+        assert await said(response) == GOOD
+        route = route_of(response)
+        *cheap, last = route["attempts"]
+        assert [one["tier"] for one in (*cheap, last)] == list(TIERS)
+        assert not any("route" in one for one in cheap)
+        assert [one["tier"] for one in last["route"]["attempts"]] == list(TIERS)
+        assert last["cost_usd"] == (cost or last["route"]["cost_usd"]) > 0
+        assert route["cost_usd"] == pytest.approx(sum(one["cost_usd"] for one in route["attempts"]))
+        assert last["route"]["reason"] != "the stream has not ended"
+
+
 # What the selector sees
 
 
