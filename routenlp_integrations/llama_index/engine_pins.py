@@ -35,7 +35,7 @@ __all__ = ["engine_fingerprint", "hold_engines", "pin_engines"]
 
 _HEAD: Final = 12
 _LLM_SETTINGS: Final = ("temperature", "max_tokens", "system_prompt")
-_UNSAID: Final = re.compile(r"(^|_)(verbose|show_progress|ids?|key|token|secret|password)$")
+_UNSAID: Final = re.compile(r"(^|_)(verbose|show_progress|device|batch_size|ids?|key|token|secret|password)$")
 """Settings that change no answer, are of one run, or are nobody's business."""
 _PARTS: Final = (
     PromptMixin, BaseNodePostprocessor, BaseLLM, BaseEmbedding, BasePromptTemplate, ToolMetadata, QueryEngineTool,
@@ -148,7 +148,8 @@ def _inside(part: Any, above: tuple[int, ...]) -> dict[str, list[Any]]:
 
 def _settings(part: Any) -> dict[str, Any]:
     """Plain values under names that a constructor takes: a counter, or what was cached, is no setting."""
-    taken = {name for kind in type(part).__mro__ for name in _taken(kind)}
+    kinds = [own for kind in type(part).__mro__ if callable(own := vars(kind).get("__init__"))]
+    taken = {*getattr(type(part), "model_fields", ()), *(name for own in kinds for name in signature(own).parameters)}
     found: dict[str, Any] = {}
     for name, value in getattr(part, "__dict__", {}).items():
         own = name.lstrip("_")
@@ -156,15 +157,8 @@ def _settings(part: Any) -> dict[str, Any]:
             if isinstance(value, MetadataFilters):
                 found[own] = value.model_dump(mode="json")
             elif _plain(value):
-                found[own] = [_value(one) for one in value] if isinstance(value, list | tuple) else _value(value)
+                found[own] = _value(value)
     return found
-
-
-def _taken(kind: type) -> set[str]:
-    """Names that a class's constructor takes."""
-    fields = vars(kind).get("__annotations__", {}) if issubclass(kind, BaseNodePostprocessor) else {}
-    own = vars(kind).get("__init__")
-    return {*fields, *(signature(own).parameters if callable(own) else ())}
 
 
 def _plain(value: Any) -> bool:
@@ -174,6 +168,8 @@ def _plain(value: Any) -> bool:
 
 
 def _value(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_value(one) for one in value]
     return str(value.value) if isinstance(value, Enum) else value
 
 

@@ -20,6 +20,7 @@ from llama_index.core.query_engine import CustomQueryEngine
 from llama_index.core.query_engine import RouterQueryEngine as Theirs
 from llama_index.core.response_synthesizers import TreeSummarize
 from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters
+from llama_index.core.vector_stores.types import VectorStoreQueryMode
 
 from routenlp_integrations.llama_index import RouterQueryEngine, engine_fingerprint, engine_pins, pin_engines
 from routenlp_integrations.notebook.company import QUESTIONS
@@ -197,6 +198,10 @@ def test_what_no_setting_is_changes_nothing() -> None:
     engine._retriever._node_ids = ["a"]
     engine._response_synthesizer._streaming = True
     engine._response_synthesizer._llm.calls = 7
+    assert engine_fingerprint(engine) == before
+    engine._retriever._alpha = [[VectorStoreQueryMode.HYBRID, 0.5]]
+    assert engine_fingerprint(engine) != before
+    engine._retriever._alpha = None
     assert engine_fingerprint(engine) == before
     engine._itself = engine
     assert engine_fingerprint(engine) != before
