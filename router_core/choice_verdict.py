@@ -2,8 +2,8 @@
 
 Choices are recognised by name and description, else by one of the two if no other fitted choice shares it; the order
 may differ from the fit.
-Which promise survives is part of the verdict: choices never fitted, or only some of the fitted ones on offer, make
-another question than the one that was calibrated.
+Which promise survives is part of the verdict: choices never fitted, choices described otherwise than when they were
+fitted, or only some of the fitted ones on offer, make another question than the one that was calibrated.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Offer:
     void
         Why no promise of coverage holds for this offer; empty when it does.
     whole
-        Whether it is exactly the fitted choices.
+        Whether it is exactly the fitted choices, described as they were.
     """
 
     fitted: tuple[int, ...]
@@ -164,19 +164,24 @@ class ChoiceVerdicts:
             first.append(at)
             if label < 0:
                 unseen[at] = self.judge.model.read(choice.text)
-                told.append(repr(choice.name or choice.description[:40]))
+                told.append(f"{choice.name or choice.description[:40]!r} never fitted")
+            elif _reworded(self.judge.choices[label].description, choice.description):
+                told.append(f"{choice.name!r} described otherwise than fitted")
         missing = len(self.judge.choices) - len({label for label in fitted if label >= 0})
         whole = not told and not missing
-        void = f"{', '.join(told)} never fitted" if told else ""
         if missing and not self.judge.sets.per_label:
-            part = f"{missing} of {len(self.judge.choices)} fitted choices not on offer"
-            void = f"{void}; {part}" if void else part
-        return Offer(tuple(fitted), tuple(first), unseen, void, whole)
+            told.append(f"{missing} of {len(self.judge.choices)} fitted choices not on offer")
+        return Offer(tuple(fitted), tuple(first), unseen, "; ".join(told), whole)
 
     def _alike(self, choice: Choice) -> int:
         """Position of the only fitted choice of that name, else of that description, else -1."""
         named = self._by_name.get(choice.name, -1) if choice.name else -1
         return named if named >= 0 else self._by_text.get(choice.description, -1)
+
+
+def _reworded(fitted: str, offered: str) -> bool:
+    """Whether a description says something else than the one that was fitted, if there was one; spaces do not."""
+    return bool(fitted) and fitted.split() != offered.split()
 
 
 def _unique(keys: Sequence[str]) -> dict[str, int]:

@@ -15,7 +15,10 @@ from typing import Any, Final, Protocol
 
 from router_core.portfolio import Portfolio
 
-__all__ = ["Fingerprints", "fingerprint_changed"]
+__all__ = ["ENGINE", "Fingerprints", "fingerprint_changed"]
+
+ENGINE: Final = "engine@"
+"""What the fingerprint of a query engine begins with; it says what an engine is made of, and is no model's name."""
 
 _SNAPSHOT: Final = re.compile(r"[-@:](\d{2,4}-?)+\d*|-latest")
 """What providers append to a name for one snapshot of the model: a date, or a number of three digits."""
@@ -37,7 +40,8 @@ def fingerprint_changed(bundle: HasPortfolio, tier: str, model_name: str | None)
     A dated snapshot of the declared name is that model (``gpt-x-2026-01-02`` of ``gpt-x``), and so is a student whose
     name ends in the head of the declared checkpoint's hash, and an answer that gives the tier's own name (recorded ones
     do). The name of another tier, or of its model, is a change. Where the portfolio does not declare a tier's model,
-    any other name may be it; and an answer that does not name its model cannot be told apart: not changed.
+    or pins its engine instead (`ENGINE`), any other name may be it; and an answer that does not name its model cannot
+    be told apart: not changed. An engine is held to the one that is pinned, where one is.
 
     Parameters
     ----------
@@ -56,10 +60,13 @@ def fingerprint_changed(bundle: HasPortfolio, tier: str, model_name: str | None)
     declared = bundle.portfolio.tiers[bundle.portfolio.index(tier)].model
     if not model_name or model_name in (declared, tier):
         return False
+    pinned = declared is not None and declared.startswith(ENGINE)
+    if model_name.startswith(ENGINE):
+        return pinned
     others = {n for other in bundle.portfolio.tiers if other.name != tier for n in (other.name, other.model) if n}
     if model_name in others:
         return True
-    if declared:
+    if declared and not pinned:
         return not _names(declared, model_name)
     return not _names(tier, model_name) and any(_names(other, model_name) for other in others)
 
@@ -97,7 +104,7 @@ class Fingerprints:
             return dict(self._counts)
 
     def saw(self, tier: str, model_name: str | None) -> str:
-        """Count an answer; why its tier is no longer the certified one, empty while it is.
+        """Count an answer, or look at an engine; why its tier is no longer the certified one, empty while it is.
 
         Raises
         ------
@@ -106,14 +113,19 @@ class Fingerprints:
         """
         if not model_name:
             return ""
+        if model_name.startswith(ENGINE):
+            changed = fingerprint_changed(self._bundle, tier, model_name)
+            certified = f"than was certified, {self._bundle.portfolio.models[tier]}"
+            return f"tier {tier} has another engine, {model_name}, {certified}" if changed else ""
         with self._lock:
             self._counts[tier, model_name] += 1
             pinned = self._pinned.get(tier)
             if pinned == model_name:
                 return ""
             if fingerprint_changed(self._bundle, tier, model_name):
-                declared = self._bundle.portfolio.tiers[self._bundle.portfolio.index(tier)].model
-                certified = f"it was certified with {declared!r}" if declared else "which is another tier's model"
+                declared = self._bundle.portfolio.models[tier]
+                named = declared is not None and not declared.startswith(ENGINE)
+                certified = f"it was certified with {declared!r}" if named else "which is another tier's model"
                 return f"tier {tier} answers with {model_name!r}, {certified}"
             if pinned is not None:
                 return f"tier {tier} answers with {model_name!r}, before with {pinned!r}"

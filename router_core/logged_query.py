@@ -35,7 +35,7 @@ class LoggedQuery:
     conversation
         Id of the conversation.
     answers, models
-        By tier, what it returned and which model that came from, as far as a log asks for it.
+        By tier, what it returned and which model that came from.
     """
 
     router: Router
@@ -58,32 +58,35 @@ class LoggedQuery:
         """Take a tier's reply; an answer of another model than was certified is covered by nothing."""
         if not isinstance(reply, Answer):
             return reply
-        answer = checked_model(self.router, tier, reply, self.model_of(reply.raw))
-        if self.log is not None:
-            self._note(tier, answer)
-        return answer
+        name = self.model_of(reply.raw)
+        return self._note(tier, checked_model(self.router, tier, reply, name), name)
 
     def finish(self, route: Route) -> Route:
         """The route, without its certificate where none holds, kept and with its id where there is a log."""
         route = self.plan.finish(route, self.router.lapses.why(route.scope))
         return route if self.log is None else self._kept(self.log, route, self.decision)
 
-    def leave(self, tier: str, answer: Callable[[], Answer], why: str) -> None:
-        """Keep what is known of a query whose answer was shown in part; its audit, if chance chose it, asks anew."""
-        if self.log is None:
-            return
+    def leave(self, tier: str, answer: Callable[[], Answer], why: str) -> Route | None:
+        """Keep what is known of a query whose answer was shown in part; its audit, if chance chose it, asks anew.
+
+        Returns
+        -------
+        Route or None
+            With what was paid as far as it is known; None when nothing was shown.
+        """
         with suppress(Exception):
             partial = answer()
-            if not partial.shown:
-                return
-            self._note(tier, partial)
-            route = left_route(self.router, self.plan.start, self.answers, str(tier), why)
-            self._kept(self.log, route, self.decision, partial=str(tier))
+            if partial.shown:
+                self._note(tier, partial, self.model_of(partial.raw))
+                route = left_route(self.router, self.plan.start, self.answers, str(tier), why)
+                return route if self.log is None else self._kept(self.log, route, self.decision, partial=str(tier))
+        return None
 
-    def _note(self, tier: str, answer: Answer) -> None:
+    def _note(self, tier: str, answer: Answer, name: str | None) -> Answer:
         self.answers[str(tier)] = answer
-        if name := self.model_of(answer.raw):
+        if name:
             self.models[str(tier)] = name
+        return answer
 
     def _kept(self, log: RouteLog, route: Route, decision: AuditDecision | None, partial: str | None = None) -> Route:
         return log.keep(

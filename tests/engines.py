@@ -21,7 +21,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.selectors import SelectorResult, SingleSelection
 from llama_index.core.tools import QueryEngineTool
 
-from routenlp_integrations.llama_index import record_engines
+from routenlp_integrations.llama_index import pin_engines, record_engines
 from routenlp_integrations.notebook.company import QUESTIONS, contains
 from routenlp_integrations.notebook.engines import PRICES, WordEmbedding, company_engines, company_index
 from router_core.fitting.fit_bundle import FitSettings, fit
@@ -174,9 +174,9 @@ def local_embedding() -> BaseEmbedding:
 
 def record_company(folder: Path, alpha: float = 0.1) -> None:
     """Record both engines over all questions into ``records.jsonl``, and fit ``bundle/`` on that."""
-    index = company_index(local_embedding())
+    engines = company_engines(company_index(local_embedding()))
     questions = [{"prompt": one.text, "gold": one.gold, "group": one.fact} for one in QUESTIONS]
-    rows = record_engines(company_engines(index), questions, contains, portfolio=PRICES)
+    rows = record_engines(engines, questions, contains, portfolio=PRICES)
     write_records(folder / "records.jsonl", rows)
-    settings = FitSettings(alpha=alpha)
-    fit(folder / "records.jsonl", out=folder / "bundle", portfolio=PRICES, tiers=PRICES.names, settings=settings)
+    prices, settings = pin_engines(PRICES, engines), FitSettings(alpha=alpha)
+    fit(folder / "records.jsonl", out=folder / "bundle", portfolio=prices, tiers=prices.names, settings=settings)

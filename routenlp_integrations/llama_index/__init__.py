@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from router_core.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from routenlp_integrations.llama_index.engine_pins import engine_fingerprint, pin_engines
     from routenlp_integrations.llama_index.events import RoutingDecisionEvent
     from routenlp_integrations.llama_index.groups import EngineGroup
     from routenlp_integrations.llama_index.llm import RoutingLLM
@@ -22,6 +23,8 @@ __all__ = [
     "RoutingDecisionEvent",
     "RoutingLLM",
     "StudentLLM",
+    "engine_fingerprint",
+    "pin_engines",
     "record_engines",
 ]
 
@@ -33,6 +36,8 @@ _HOME = {
     "RoutingDecisionEvent": "events",
     "RoutingLLM": "llm",
     "StudentLLM": "student",
+    "engine_fingerprint": "engine_pins",
+    "pin_engines": "engine_pins",
     "record_engines": "recording",
 }
 _EXTRA = {"llama_index": "llama-index"}

@@ -5,7 +5,7 @@ import copy
 from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import ExitStack, aclosing, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
@@ -15,15 +15,16 @@ from llama_index.core.instrumentation.span import active_span_id
 from llama_index.core.schema import QueryBundle
 
 from routenlp_integrations.llama_index.events import RoutingDecisionEvent
+from routenlp_integrations.llama_index.group_query import GroupQuery, broken, checked, may_show
 from routenlp_integrations.llama_index.group_streams import AsyncStream, Stream
 from routenlp_integrations.llama_index.groups import EngineGroup, streams
-from routenlp_integrations.llama_index.node_evidence import answer_of, model_name_of, text_of
+from routenlp_integrations.llama_index.node_evidence import answer_of, text_of
 from routenlp_integrations.llama_index.routes import QueryRoutes, put, remade, told_of
 from router_core.call_plan import Plan, streamed_policy
-from router_core.driving import Step, Steps, advance, aperform, break_off, perform, walking, within
-from router_core.errors import InputError, TierError
-from router_core.logged_query import BROKEN, LEFT, LoggedQuery
-from router_core.policy import CASCADE, ROUTE_ONLY
+from router_core.driving import Step, Steps, advance, aperform, perform, walking, within
+from router_core.errors import InputError
+from router_core.logged_query import BROKEN, LEFT
+from router_core.policy import CASCADE
 from router_core.route import Answer, Route
 from router_core.route_log import RouteLog
 from router_core.router import Start
@@ -33,28 +34,6 @@ __all__ = ["GroupEngine"]
 
 T = TypeVar("T")
 dispatcher = get_dispatcher(__name__)
-
-
-@dataclass(slots=True)
-class _Query(LoggedQuery):
-    """One query of a group; `span` is the router's."""
-
-    span: str | None = None
-
-    @property
-    def bundle(self) -> QueryBundle:
-        found: QueryBundle = self.plan.call
-        return found
-
-    @property
-    def start(self) -> Start:
-        return self.plan.start
-
-    def model_of(self, raw: Any) -> str | None:
-        return model_name_of(raw)
-
-    def asked(self) -> str:
-        return self.bundle.query_str
 
 
 class GroupEngine:
@@ -111,10 +90,10 @@ class GroupEngine:
 
     # What one query is asked, and what an engine answers
 
-    def _begin(self, query: QueryBundle) -> _Query:
+    def _begin(self, query: QueryBundle) -> GroupQuery:
         decision = None if self._log is None else self._log.begin()
         plan = Plan(query, self._start(query), {}, "", True, self.router.portfolio.names)
-        return _Query(self.router, plan, self._log, decision, span=active_span_id.get())
+        return GroupQuery(self.router, plan, self._log, decision, span=active_span_id.get())
 
     def _start(self, query: QueryBundle) -> Start:
         if query.image_path:
@@ -166,11 +145,11 @@ class GroupEngine:
             steps = stack.enter_context(walking(self._walk(query.start)))
             step = advance(steps)
             while isinstance(step, Step):
-                show = _may_show(query.start, step)
+                show = may_show(query.start, step)
                 reply = perform(step, lambda name=step, show=show: self._ask(name, query_bundle, show))  # type: ignore[misc]
                 if isinstance(reply, Stream):
                     return self._shown(stack.pop_all(), steps, query, step, reply)
-                step = advance(steps, query.heard(step, _checked(reply)))
+                step = advance(steps, query.heard(step, checked(reply)))
         return self._served(step, query)
 
     async def aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
@@ -180,38 +159,55 @@ class GroupEngine:
             steps = stack.enter_context(walking(self._walk(query.start)))
             step = advance(steps)
             while isinstance(step, Step):
-                show = _may_show(query.start, step)
+                show = may_show(query.start, step)
                 reply = await aperform(step, lambda name=step, show=show: self._aask(name, query_bundle, show))  # type: ignore[misc]
                 if isinstance(reply, Stream | AsyncStream):
-                    return self._shown(stack.pop_all(), steps, query, step, reply)
-                step = await self._aside(advance, steps, query.heard(step, _checked(reply)))
+                    return await self._ashown(stack.pop_all(), steps, query, step, reply)
+                step = await self._aside(advance, steps, query.heard(step, checked(reply)))
         return self._served(step, query)
 
     async def _aside(self, work: Callable[..., T], *given: Any) -> T:
         """Do what may take milliseconds off the event loop, and what takes less than the way to a thread here."""
         return work(*given) if self.router.quick else await asyncio.to_thread(work, *given)
 
-    def _told(self, route: Route, query: _Query) -> dict[str, Any]:
+    def _told(self, route: Route, query: GroupQuery) -> dict[str, Any]:
         route = query.finish(route)
         dispatcher.event(RoutingDecisionEvent.of(route, group=self.name, span_id=query.span))
-        return told_of(route, self.name)
+        return told_of(route, self.name, query.answers)
 
-    def _served(self, route: Route, query: _Query) -> RESPONSE_TYPE:
+    def _served(self, route: Route, query: GroupQuery) -> RESPONSE_TYPE:
         told = self._told(route, query)
         self._routes.add(query.bundle, told)
         return put(route.answer.raw, told)
 
-    # Streams
+    # Streams: begun at once, so that one that nobody reads is left as well, when it is collected.
 
     def _shown(
         self,
         walked: ExitStack,
         steps: Steps,
-        query: _Query,
+        query: GroupQuery,
         step: Step,
-        stream: Stream | AsyncStream,
+        stream: Stream,
     ) -> RESPONSE_TYPE:
         """A response that streams what an engine says, and finishes its route at the end; `walked` ends the walk."""
+        told = self._opened(query, step)
+        tokens = self._tokens(walked, steps, step, query, stream, told)
+        next(tokens)
+        return put(remade(stream.response, response_gen=tokens, response_txt=None), told)
+
+    async def _ashown(
+        self, walked: ExitStack, steps: Steps, query: GroupQuery, step: Step, stream: Stream | AsyncStream
+    ) -> RESPONSE_TYPE:
+        if isinstance(stream, Stream):
+            return self._shown(walked, steps, query, step, stream)
+        told = self._opened(query, step)
+        tokens = self._atokens(walked, steps, step, query, stream, told)
+        await anext(tokens)
+        return put(remade(stream.response, response_gen=tokens, response_txt=None), told)
+
+    def _opened(self, query: GroupQuery, step: Step) -> dict[str, Any]:
+        """The route of a stream that has not ended."""
         told: dict[str, Any] = {
             "group": self.name,
             "tier": str(step),
@@ -224,79 +220,54 @@ class GroupEngine:
             "reason": "the stream has not ended",
         }
         self._routes.add(query.bundle, told)
-        if isinstance(stream, Stream):
-            tokens = self._tokens(walked, steps, step, query, stream, told)
-            return put(remade(stream.response, response_gen=tokens, response_txt=None), told)
-        atokens = self._atokens(walked, steps, step, query, stream, told)
-        return put(remade(stream.response, response_gen=atokens, response_txt=None), told)
+        return told
 
     def _tokens(
-        self, walked: ExitStack, steps: Steps, step: Step, query: _Query, stream: Stream, told: dict[str, Any]
+        self, walked: ExitStack, steps: Steps, step: Step, query: GroupQuery, stream: Stream, told: dict[str, Any]
     ) -> Generator[str, None, None]:
         with walked:
             try:
-                with closing(stream.rest()) as pieces:
+                with stream.left(), closing(stream.rest()) as pieces:
+                    yield ""
                     yield from pieces
             except GeneratorExit:
-                query.leave(step, lambda: self._whole(step, query, stream), LEFT)
+                self._cut(step, query, stream, told, LEFT)
                 raise
             except Exception as error:
-                query.leave(step, lambda: self._whole(step, query, stream), BROKEN)
-                raise _broken(steps, step, stream.text, told, error) from error
+                self._cut(step, query, stream, told, BROKEN)
+                raise broken(steps, step, stream.text, told, error) from error
             self._ended(steps, step, query, stream, told)
 
     async def _atokens(
-        self, walked: ExitStack, steps: Steps, step: Step, query: _Query, stream: AsyncStream, told: dict[str, Any]
+        self, walked: ExitStack, steps: Steps, step: Step, query: GroupQuery, stream: AsyncStream, told: dict[str, Any]
     ) -> AsyncGenerator[str, None]:
         with walked:
             try:
-                async with aclosing(stream.rest()) as pieces:
+                async with stream.left(), aclosing(stream.rest()) as pieces:
+                    yield ""
                     async for piece in pieces:
                         yield piece
             except (GeneratorExit, CancelledError):
-                query.leave(step, lambda: self._whole(step, query, stream), LEFT)
+                self._cut(step, query, stream, told, LEFT)
                 raise
             except Exception as error:
-                query.leave(step, lambda: self._whole(step, query, stream), BROKEN)
-                raise _broken(steps, step, stream.text, told, error) from error
+                self._cut(step, query, stream, told, BROKEN)
+                raise broken(steps, step, stream.text, told, error) from error
             await self._aside(self._ended, steps, step, query, stream, told)
 
     def _ended(
-        self, steps: Steps, step: Step, query: _Query, stream: Stream | AsyncStream, told: dict[str, Any]
+        self, steps: Steps, step: Step, query: GroupQuery, stream: Stream | AsyncStream, told: dict[str, Any]
     ) -> None:
         route = advance(steps, query.heard(step, self._whole(step, query, stream)))
         assert isinstance(route, Route), "what was shown is served"  # noqa: S101
         told.update(self._told(route, query))
 
-    def _whole(self, step: Step, query: _Query, stream: Stream | AsyncStream) -> Answer:
+    def _cut(self, step: Step, query: GroupQuery, stream: Stream | AsyncStream, told: dict[str, Any], why: str) -> None:
+        """Tell what is known of a stream that did not come to its end, of what was paid for it above all."""
+        route = query.leave(step, lambda: self._whole(step, query, stream), why)
+        if route is not None:
+            told.update(told_of(route, self.name, query.answers))
+
+    def _whole(self, step: Step, query: GroupQuery, stream: Stream | AsyncStream) -> Answer:
         """What was shown of a stream."""
         return replace(self._read(step, query.bundle, stream.response, stream.text), shown=True)
-
-
-def _may_show(start: Start, step: Step) -> bool:
-    """Whether an answer may be shown before it is whole: nothing will judge it."""
-    return step.final or start.policy_name == ROUTE_ONLY
-
-
-def _checked(reply: Any) -> Any:
-    """A reply to the walk; a mistake of the caller is no failure of the engine.
-
-    Raises
-    ------
-    InputError
-        As the engine's call did.
-    """
-    if isinstance(reply, InputError):
-        raise reply
-    return reply
-
-
-def _broken(steps: Steps, step: Step, said: str, told: dict[str, Any], error: Exception) -> TierError:
-    """What is raised when an engine fails after something was shown: another answer cannot be put behind it."""
-    break_off(steps, error)
-    failed = (
-        f"{step} failed in the middle of its answer, after {len(said)} characters of it were shown: "
-        f"{type(error).__name__}"
-    )
-    told["reason"] = failed
-    return TierError(failed)

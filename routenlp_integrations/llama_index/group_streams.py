@@ -50,19 +50,18 @@ class Stream(_Pieces):
 
     def whole(self) -> StreamingResponse:
         """Read to the end, and give a response that streams it again."""
-        with self._left():
+        with self.left():
             self.pieces.extend(str(piece) for piece in self._source)
         return remade(self.response, response_gen=(piece for piece in self.pieces), response_txt=None)
 
     def rest(self) -> Generator[str, None, None]:
         """What was held back, then the rest as it comes."""
-        with self._left():
-            yield from list(self.pieces)
-            for piece in self._source:
-                self.pieces.append(str(piece))
-                yield str(piece)
+        yield from list(self.pieces)
+        for piece in self._source:
+            self.pieces.append(str(piece))
+            yield str(piece)
 
-    def _left(self) -> AbstractContextManager[Any]:
+    def left(self) -> AbstractContextManager[Any]:
         """Close the engine's stream, however it is left."""
         return closing(self._source) if isinstance(self._source, Generator) else nullcontext()
 
@@ -86,21 +85,20 @@ class AsyncStream(_Pieces):
 
     async def whole(self) -> AsyncStreamingResponse:
         """Read to the end, and give a response that streams it again."""
-        async with self._left():
+        async with self.left():
             async for piece in self._source:
                 self.pieces.append(str(piece))
         return remade(self.response, response_gen=_again(self.pieces), response_txt=None)
 
     async def rest(self) -> AsyncGenerator[str, None]:
         """What was held back, then the rest as it comes."""
-        async with self._left():
-            for piece in list(self.pieces):
-                yield piece
-            async for piece in self._source:
-                self.pieces.append(str(piece))
-                yield str(piece)
+        for piece in list(self.pieces):
+            yield piece
+        async for piece in self._source:
+            self.pieces.append(str(piece))
+            yield str(piece)
 
-    def _left(self) -> AbstractAsyncContextManager[Any]:
+    def left(self) -> AbstractAsyncContextManager[Any]:
         """Close the engine's stream, however it is left."""
         return aclosing(self._source) if isinstance(self._source, AsyncGenerator) else nullcontext()
 

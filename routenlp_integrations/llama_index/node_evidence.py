@@ -16,10 +16,22 @@ from llama_index.core.schema import MetadataMode, NodeWithScore
 from router_core.route import Answer
 from router_core.router import estimate_tokens
 
-__all__ = ["EMPTY_RESPONSE", "Price", "answer_of", "model_name_of", "signals_of", "text_of"]
+__all__ = [
+    "EMPTY_RESPONSE",
+    "ROUTE_KEY",
+    "Price",
+    "answer_of",
+    "inner_route",
+    "model_name_of",
+    "signals_of",
+    "text_of",
+]
 
 EMPTY_RESPONSE = "Empty Response"
 """What LlamaIndex's synthesizers say when there was nothing to answer from; read as no answer."""
+
+ROUTE_KEY = "routenlp"
+"""Where in the metadata of a response its route stands."""
 
 Price = Callable[[str, Response], float | None]
 """(tool name, response) -> US dollars of the attempt, None where it cannot tell; a stream comes as a whole."""
@@ -121,11 +133,18 @@ def model_name_of(response: RESPONSE_TYPE) -> str | None:
     return None
 
 
+def inner_route(response: RESPONSE_TYPE) -> dict[str, Any] | None:
+    """The route that a response already has: of an engine that is a `RouterQueryEngine` with groups of its own."""
+    found = _own(response.metadata, response.source_nodes or [], ROUTE_KEY)
+    return found if isinstance(found, dict) and "attempts" in found else None
+
+
 def answer_of(name: str, question: str, response: RESPONSE_TYPE, text: str, price: Price | None = None) -> Answer:
     """Read one answer.
 
     Tokens come from ``metadata["usage"]`` under the names providers use. Where the engine does not tell, the prompt is
-    estimated as the question and the nodes it was answered from, at four UTF-8 bytes a token.
+    estimated as the question and the nodes it was answered from, at four UTF-8 bytes a token. An engine that routed the
+    query itself cost what its route did.
 
     Parameters
     ----------
@@ -143,6 +162,9 @@ def answer_of(name: str, question: str, response: RESPONSE_TYPE, text: str, pric
     metadata = response.metadata or {}
     nodes = response.source_nodes or []
     contents = _contents(nodes)
+    cost = _priced(price, name, Response(text, nodes, metadata))
+    if cost is None and (inner := inner_route(response)) is not None:
+        cost = inner["cost_usd"]
     sent, received = _tokens(metadata.get("usage"))
     if sent is None:
         sent = estimate_tokens(question) + sum(_read(content)[1] for content in contents)
@@ -150,7 +172,7 @@ def answer_of(name: str, question: str, response: RESPONSE_TYPE, text: str, pric
         text,
         prompt_tokens=sent,
         completion_tokens=received,
-        cost_usd=_priced(price, name, Response(text, nodes, metadata)),
+        cost_usd=cost,
         signals=signals_of(question, text, nodes, metadata, contents),
         raw=response,
     )

@@ -15,9 +15,11 @@ from llama_index.core.response_synthesizers import TreeSummarize
 from llama_index.core.schema import QueryBundle
 from llama_index.core.tools.query_engine import QueryEngineTool
 
+from routenlp_integrations.llama_index.engine_pins import hold_engines
 from routenlp_integrations.llama_index.group_engine import GroupEngine
 from routenlp_integrations.llama_index.groups import EngineGroup, fitted_groups
-from routenlp_integrations.llama_index.routes import ROUTE_KEY, QueryRoutes, together
+from routenlp_integrations.llama_index.node_evidence import ROUTE_KEY
+from routenlp_integrations.llama_index.routes import QueryRoutes, together
 from router_core.errors import InputError
 from router_core.route_log import RouteLog
 from router_core.router import Router
@@ -42,13 +44,15 @@ class RouterQueryEngine(theirs.RouterQueryEngine):
     the tool that answered), ``attempts`` (each with ``tier``, ``confidence``, ``cost_usd``, ``accepted``, ``reason``),
     ``cost_usd`` of all attempts in US dollars, ``task``, ``policy``, ``bundle``, ``certificate`` (None when nothing was
     shown) and ``reason``. That of a stream is completed in place when the stream ends. Where several groups were
-    selected and their answers combined, ``routes`` holds one for each.
+    selected and their answers combined, ``routes`` holds one for each. An attempt of an engine that is such a router
+    itself has its ``route``, and costs what that did.
 
     A `RoutingDecisionEvent` with the same is dispatched in the query's span, for a stream when it ends.
 
     An engine that names the model that answered, as ``metadata["model_name"]`` or ``["model"]``, is held to the
     certified one, as the tiers of `RoutingLLM` are: another one is covered by nothing and lets certificates lapse.
-    LlamaIndex's own synthesizers name none.
+    LlamaIndex's own synthesizers name none. Where the bundle pins engines (`pin_engines`), those of the group are
+    compared with them here, once: one that is made otherwise lets certificates lapse before anything is asked.
 
     A group without a bundle goes to its last engine, and the reason says so, unless its `EngineGroup` asks for an
     uncertified `AnswerRule`.
@@ -155,6 +159,7 @@ def _folded(
             group, members = groups[name]
             engines = {key: member.query_engine for key, member in members.items()}
             engine: Any = GroupEngine(name, group, engines, routes, ledger, audits)
+            hold_engines(engine.router, engines)
             told = members[group.engines[-1]].metadata
             described = replace(told, name=name, description=group.description or told.description)
             found.append(QueryEngineTool(engine, described))

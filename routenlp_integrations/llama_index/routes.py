@@ -1,26 +1,33 @@
 """Routes as they stand in a response: ``metadata["routenlp"]``, also where several groups answered one query."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.schema import QueryBundle
 
-from router_core.route import Route, route_metadata
+from routenlp_integrations.llama_index.node_evidence import ROUTE_KEY, inner_route
+from router_core.route import Answer, Route, route_metadata
 
-__all__ = ["ROUTE_KEY", "QueryRoutes", "put", "remade", "together", "told_of"]
-
-ROUTE_KEY = "routenlp"
+__all__ = ["QueryRoutes", "put", "remade", "together", "told_of"]
 
 R = TypeVar("R")
 
 
-def told_of(route: Route, group: str) -> dict[str, Any]:
-    """What ``metadata["routenlp"]`` holds: plain JSON values, and a budget only where there is one."""
-    named = {"group": group, "policy": route.policy, "bundle": route.bundle or None}
-    return {**route_metadata(route), **named}
+def told_of(route: Route, group: str, answers: Mapping[str, Answer]) -> dict[str, Any]:
+    """What ``metadata["routenlp"]`` holds: plain JSON values, and a budget only where there is one.
+
+    An attempt of an engine that routes itself has the route that it took, under ``route``; `answers` are by engine.
+    """
+    told = {**route_metadata(route), "group": group, "policy": route.policy, "bundle": route.bundle or None}
+    for attempt in told["attempts"]:
+        answer = answers.get(attempt["tier"])
+        inner = None if answer is None else inner_route(answer.raw)
+        if inner is not None:
+            attempt["route"] = inner
+    return told
 
 
 def remade(response: R, **changed: Any) -> R:

@@ -14,8 +14,9 @@ from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
 from llama_index.core.schema import QueryBundle
 from llama_index.core.tools.types import ToolMetadata
 
+from routenlp_integrations.llama_index.labelled import choices_of, labelled_of
 from router_core.choice_verdict import ChoiceVerdicts, Verdict
-from router_core.choices import Choice, ChoiceJudge, find_encoder
+from router_core.choices import ChoiceJudge, find_encoder
 from router_core.errors import InputError
 from router_core.sentence_encoder import TextEncoder
 
@@ -41,9 +42,10 @@ class ConformalSelector(BaseSelector):
     mode
         ``"single"`` or ``"multi"``.
     decide
-        When mode ``"single"`` can decide. ``"set"``: when the calibrated set holds exactly one choice; then
-        P(taken and wrong) <= alpha, in expectation over calibration draws. ``"certified"``: when the probability
-        reaches the certified threshold; then P(taken and wrong) <= alpha with probability 1 - delta.
+        When mode ``"single"`` can decide; never where nothing is promised for the choices on offer. ``"set"``: when the
+        calibrated set holds exactly one choice; then P(taken and wrong) <= alpha, in expectation over calibration
+        draws. ``"certified"``: when the probability reaches the certified threshold; then P(taken and wrong) <= alpha
+        with probability 1 - delta.
     fallback
         Any selector, asked when this one cannot decide. If it fails, or names a choice that it was not offered, the
         most probable choice is taken.
@@ -116,16 +118,17 @@ class ConformalSelector(BaseSelector):
         Raises
         ------
         InputError
-            When choices cannot be told apart, a label is unknown, or there are too few queries.
+            When choices cannot be told apart, or are neither metadata nor descriptions, a label is unknown, a level is
+            no number between 0 and 1, or there are too few queries.
         MissingExtraError
             Without ``routenlp[fit]``.
         """
         from router_core.fitting.choices import fit_choices
 
-        known = [_choice(one) for one in choices]
+        known = choices_of(choices)
         judge = fit_choices(
-            known, _labelled(queries, known), encoder=find_encoder(encoder, threads), alpha=alpha, delta=delta,
-            per_choice=per_choice, calibration=None if calibration is None else _labelled(calibration, known),
+            known, labelled_of(queries, known), encoder=find_encoder(encoder, threads), alpha=alpha, delta=delta,
+            per_choice=per_choice, calibration=None if calibration is None else labelled_of(calibration, known),
             calibration_share=calibration_share, seed=seed,
         )  # fmt: skip
         return cls(judge, mode=mode, decide=decide, fallback=fallback)
@@ -161,7 +164,7 @@ class ConformalSelector(BaseSelector):
 
     def verdict(self, choices: Sequence[ToolMetadata | str], query: str) -> Verdict:
         """All that is known of a query: probabilities, p-values, the set; positions are those of `choices`."""
-        return self._verdicts.judge_query(query, [_choice(one) for one in choices])
+        return self._verdicts.judge_query(query, choices_of(choices))
 
     @property
     def statement(self) -> tuple[str, ...]:
@@ -223,13 +226,13 @@ class ConformalSelector(BaseSelector):
         return self.fallback
 
     def _can_decide(self, verdict: Verdict) -> bool:
-        return verdict.taken if self.decide == "certified" else len(verdict.members) == 1
+        return verdict.taken if self.decide == "certified" else len(verdict.members) == 1 and not verdict.void
 
     def _ask(self, verdict: Verdict) -> tuple[int, ...] | None:
         """Positions the fallback is asked about, or None when it is not asked."""
         if self.fallback is None or self.mode == "multi" or self._can_decide(verdict) or len(verdict.order) == 1:
             return None
-        return verdict.members if len(verdict.members) > 1 else verdict.order
+        return verdict.members if len(verdict.members) > 1 and not verdict.void else verdict.order
 
     def _decided(self, verdict: Verdict) -> SelectorResult:
         if self.mode == "multi" and verdict.members:
@@ -261,30 +264,6 @@ class ConformalSelector(BaseSelector):
         return _result(verdict, (asked[chosen.index],), f"{how}: {chosen.reason}")
 
 
-def _choice(given: ToolMetadata | str) -> Choice:
-    if isinstance(given, str):
-        return Choice("", given)
-    return Choice(given.name or "", given.description or "")
-
-
-def _labelled(queries: Sequence[tuple[str, int | str]], choices: Sequence[Choice]) -> list[tuple[str, int]]:
-    found = []
-    for i, query in enumerate(queries):
-        if not isinstance(query, Sequence) or isinstance(query, str) or len(query) != 2:
-            raise InputError(f"Labelled query {i} is {query!r}; give a pair of its text and its choice.")
-        text, label = query
-        if isinstance(label, str):
-            alike = [at for at, one in enumerate(choices) if one.name == label]
-            alike = alike or [at for at, one in enumerate(choices) if one.description == label]
-            if len(alike) != 1:
-                what = "is not among the choices" if not alike else "is more than one choice; give its index"
-                raise InputError(f"Labelled query {i} names {label!r}, which {what}.")
-            found.append((text, alike[0]))
-        else:
-            found.append((text, label))
-    return found
-
-
 def _result_of(told: object) -> SelectorResult:
     """What a fallback gave, which nothing else has checked."""
     if not isinstance(told, SelectorResult):
@@ -295,6 +274,8 @@ def _result_of(told: object) -> SelectorResult:
 
 def _undecided(verdict: Verdict) -> str:
     size = len(verdict.members)
+    if verdict.void:
+        return "nothing is promised for these choices"
     return "no choice conforms" if size == 0 else f"{size} choices conform" if size > 1 else "not sure enough"
 
 

@@ -86,14 +86,13 @@ def fit_choices(
     Raises
     ------
     InputError
-        When choices cannot be told apart, an index is out of range, or there are too few queries.
+        When choices cannot be told apart, an index or a level is out of range, or there are too few queries.
     MissingExtraError
         Without scikit-learn and scipy (``routenlp[fit]``).
     """
     distinct(choices)
     _check(choices, queries, calibration)
-    if not 0.0 < calibration_share < 1.0:
-        raise InputError(f"calibration_share = {calibration_share} must lie between 0 and 1.")
+    _check_levels(alpha=alpha, delta=delta, calibration_share=calibration_share)
     train, calib, counts = _split(queries, calibration, calibration_share, seed)
     if len(train) < _LEAST and len(choices) > 1:
         raise InputError(
@@ -232,6 +231,12 @@ def _rows(matrix: Any, which: NDArray[np.bool_]) -> Any:
 
 def _plain(matrix: Any) -> Float:
     return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix)
+
+
+def _check_levels(**levels: object) -> None:
+    for name, level in levels.items():
+        if isinstance(level, bool) or not isinstance(level, int | float | np.floating) or not 0.0 < level < 1.0:
+            raise InputError(f"{name} = {level!r} must be a number between 0 and 1.")
 
 
 def _check(choices: Sequence[Choice], queries: Sequence[Labelled], calibration: Sequence[Labelled] | None) -> None:

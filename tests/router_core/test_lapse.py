@@ -286,12 +286,18 @@ def test_a_copy_in_another_process_knows_it_too(folder: Path) -> None:
         ("small-1", "large", True),
         ("a" * 64, "routenlp-student/small@aaaaaaaaaaaa", False),
         ("a" * 64, "routenlp-student/small@bbbbbbbbbbbb", True),
+        ("engine@aaaaaaaaaaaa", "engine@aaaaaaaaaaaa", False),
+        ("engine@aaaaaaaaaaaa", "engine@bbbbbbbbbbbb", True),
+        ("engine@aaaaaaaaaaaa", "whatever", False),
+        ("engine@aaaaaaaaaaaa", "medium-1", True),
+        ("small-1", "engine@aaaaaaaaaaaa", False),
+        (None, "engine@aaaaaaaaaaaa", False),
     ],
 )
 def test_which_models_are_the_same(
     small_bundle: Path, declared: str | None, answered: str | None, changed: bool
 ) -> None:
-    """The declared name, its dated snapshots and the head of a checkpoint's hash are that model; no other is."""
+    """The declared name, its dated snapshots and the head of a checkpoint's hash are that model; an engine is none."""
     from dataclasses import replace
 
     bundle = Bundle.load(small_bundle)
@@ -337,3 +343,19 @@ def test_an_alias_that_moves(small_bundle: Path) -> None:
     assert seen.saw("small", "small-1-2026-01-02") == ""
     assert seen.saw("small", "small-1-2026-01-02") == ""
     assert "before with 'small-1-2026-01-02'" in seen.saw("small", "small-1-2026-03-04")
+
+
+def test_an_engine_is_pinned_and_its_model_is_not(small_bundle: Path) -> None:
+    """A pinned engine may name any model, but not two; another engine is told once it is there, and is no answer."""
+    from dataclasses import replace
+
+    bundle = Bundle.load(small_bundle)
+    tiers = (replace(bundle.portfolio.tiers[0], model="engine@aaaaaaaaaaaa"), *bundle.portfolio.tiers[1:])
+    seen = Fingerprints(replace(bundle, portfolio=replace(bundle.portfolio, tiers=tiers)))
+    assert seen.saw("small", "engine@aaaaaaaaaaaa") == seen.saw("small", "some-model") == ""
+    assert seen.saw("small", "engine@aaaaaaaaaaaa") == seen.saw("small", "some-model") == ""
+    assert "before with 'some-model'" in seen.saw("small", "other-model")
+    assert "another tier's model" in seen.saw("small", "medium-1")
+    told = "tier small has another engine, engine@bbbbbbbbbbbb, than was certified, engine@aaaaaaaaaaaa"
+    assert seen.saw("small", "engine@bbbbbbbbbbbb") == told
+    assert set(seen.counts) == {("small", "some-model"), ("small", "other-model"), ("small", "medium-1")}

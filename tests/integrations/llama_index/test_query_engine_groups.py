@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import math
 import threading
@@ -93,6 +94,26 @@ async def said(response: Any) -> str:
 def route_of(response: Any) -> dict[str, Any]:
     """The route in a response."""
     return response.metadata["routenlp"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("how", HOWS)
+async def test_a_router_in_a_group_keeps_its_route(router: Router, question: str, how: str, streaming: bool) -> None:
+    """Its attempts stand under the group's attempt of it, which costs their sum; a price of the caller wins."""
+    doubts = {"small": {"reply": DOUBTFUL}, "medium": {"reply": DOUBTFUL}}
+    inner = routed(engines(**doubts, large={"streaming": streaming}), router=router, stream_policy="buffer")
+    for price, cost in ((None, None), (lambda name, _: 0.25 if name == "large" else None, 0.25)):
+        found = {**engines(**doubts), "large": inner}
+        response = await ask(routed(found, router=router, price=price), how, question)
+        assert await said(response) == GOOD
+        route = route_of(response)
+        *cheap, last = route["attempts"]
+        assert [one["tier"] for one in (*cheap, last)] == list(TIERS)
+        assert not any("route" in one for one in cheap)
+        assert [one["tier"] for one in last["route"]["attempts"]] == list(TIERS)
+        assert last["cost_usd"] == (cost or last["route"]["cost_usd"]) > 0
+        assert route["cost_usd"] == pytest.approx(sum(one["cost_usd"] for one in route["attempts"]))
+        assert last["route"]["reason"] != "the stream has not ended"
 
 
 # What the selector sees
@@ -536,7 +557,31 @@ async def test_a_stream_may_be_left(router: Router, question: str, how: str) -> 
         await response.response_gen.aclose()
     await asyncio.sleep(0)
     assert found["small"].closed == 1
-    assert route_of(response)["reason"] == "the stream has not ended"
+    route = route_of(response)
+    assert route["reason"] == "the stream was left before its end"
+    assert route["cost_usd"] == sum(attempt["cost_usd"] for attempt in route["attempts"]) > 0
+    assert route["certificate"] is None
+
+
+@pytest.mark.parametrize("how", HOWS)
+async def test_a_stream_that_nobody_reads_was_paid(router: Router, question: str, how: str) -> None:
+    """Cheap attempts, and what the reference began, are told when the response is given up; its stream is closed."""
+    doubts = {name: {"reply": DOUBTFUL} for name in TIERS[:-1]}
+    found = engines(**doubts, large={"streaming": True})
+    response = await ask(routed(found, router=router, stream_policy="buffer"), how, question)
+    route = route_of(response)
+    assert (route["reason"], route["cost_usd"]) == ("the stream has not ended", None)
+    assert found["large"].closed == 0
+    del response
+    gc.collect()
+    await asyncio.sleep(0.05)
+    assert found["large"].closed == 1
+    assert route["reason"] == "the stream was left before its end"
+    assert [(one["tier"], one["accepted"]) for one in route["attempts"]] == [
+        ("small", False), ("medium", False), ("large", True)
+    ]  # fmt: skip
+    assert route["cost_usd"] == sum(one["cost_usd"] for one in route["attempts"]) > 0
+    assert all(one["cost_usd"] > 0 for one in route["attempts"])
 
 
 @pytest.mark.parametrize("policy", ["route", "buffer"])

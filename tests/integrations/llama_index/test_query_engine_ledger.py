@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,21 @@ async def test_streams_that_are_left_or_break(small_router: Router, ledger: Ledg
         assert row.attempts[0].answer
         assert (row.certified, row.audited) == (False, row is left)
         assert {one.tier for one in row.attempts if one.whole} == (set(TIERS) if row is left else set())
+
+
+@pytest.mark.parametrize("how", HOWS)
+async def test_a_stream_that_nobody_reads_is_kept(small_router: Router, ledger: Ledger, easy: str, how: str) -> None:
+    """One row, uncertified, with the id in the route that the response still holds."""
+    engine = routed(small_router, {name: {"streaming": True} for name in TIERS}, ledger=ledger)
+    response: Any = engine.query(easy) if how == "query" else await engine.aquery(easy)
+    route = response.metadata["routenlp"]
+    del response
+    gc.collect()
+    await asyncio.sleep(0.05)
+    (row,) = kept(ledger)
+    assert (row.id, row.tier, row.certified) == (route["id"], "small", False)
+    assert "left" in str(row.reason)
+    assert row.cost_usd == route["cost_usd"] > 0
 
 
 @pytest.mark.parametrize("how", HOWS)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,13 @@ class Told(BaseSelector):
 def with_fallback(selector: ConformalSelector, fallback: BaseSelector, **options: Any) -> ConformalSelector:
     """The same judge with somebody to ask."""
     return ConformalSelector(selector.judge, fallback=fallback, **options)
+
+
+class _Echo(CustomQueryEngine):
+    """Says what it is asked."""
+
+    def custom_query(self, query_str: str) -> str:
+        return query_str
 
 
 DOUBTFUL = "compare one thing with another thing"
@@ -270,9 +278,10 @@ def test_part_of_the_choices_is_another_question(selector: ConformalSelector) ->
 
 
 def test_choices_are_recognised_by_name_or_description(selector: ConformalSelector) -> None:
-    """A reworded description keeps its name's place, a renamed tool its description's; repeats count once."""
+    """A renamed tool keeps its description's place, a reworded one its name's, uncovered; repeats count once."""
+    spaced = ToolMetadata(name="fruit", description=CHOICES[0].description.replace(" ", "\n  "))
     changed = [
-        ToolMetadata(name="fruit", description="All about fruit!"),
+        spaced,
         ToolMetadata(name="vessels", description=CHOICES[1].description),
         CHOICES[2],
         CHOICES[2],
@@ -282,6 +291,54 @@ def test_choices_are_recognised_by_name_or_description(selector: ConformalSelect
     assert verdict.order[0] == 1
     assert set(verdict.order) == {0, 1, 2}
     assert selector.verdict([one.description for one in CHOICES], "the anchor").void == ""
+    changed[0] = ToolMetadata(name="fruit", description="All about fruit!")
+    reworded = selector.verdict(changed, "the anchor of a ship")
+    assert reworded.probability == verdict.probability
+    assert reworded.void == "'fruit' described otherwise than fitted"
+    assert not reworded.taken
+
+
+def test_descriptions_that_are_swapped_are_uncovered(selector: ConformalSelector) -> None:
+    """Two choices with each other's descriptions are not what was fitted: it says so of both, and asks."""
+    fruit, ships, stars = CHOICES
+    swapped = [
+        ToolMetadata(name=fruit.name, description=ships.description),
+        ToolMetadata(name=ships.name, description=fruit.description),
+        stars,
+    ]
+    uncovered = "uncovered: 'fruit' described otherwise than fitted; 'ships' described otherwise than fitted"
+    for decide in ("set", "certified"):
+        told, order = Told(2), selector.verdict(swapped, "the anchor of a ship").order
+        found = with_fallback(selector, told, decide=decide).select(swapped, "the anchor of a ship")  # type: ignore[arg-type]
+        assert told.offered == [[swapped[at].name for at in order]]
+        assert found.ind == order[2]
+        assert found.reason.endswith(uncovered)
+    without = [choice._replace(description="") for choice in selector.judge.choices]
+    older = ConformalSelector(replace(selector.judge, choices=tuple(without)))
+    assert older.verdict(swapped, "the anchor of a ship").void == ""
+
+
+@pytest.mark.parametrize("decide", ["set", "certified"])
+@pytest.mark.parametrize("void", ["new", "missing", "meaningless"])
+def test_the_fallback_is_asked_where_nothing_is_promised(selector: ConformalSelector, decide: Any, void: str) -> None:
+    """A choice never fitted, one not on offer, one of another meaning: nothing is decided alone, and all are asked."""
+    offered = {
+        "new": [*CHOICES, ToolMetadata(name="bread", description="Bakery, bread, rye, wheat loaves and ovens.")],
+        "missing": CHOICES[:2],
+        "meaningless": [CHOICES[0], ToolMetadata(name="ships", description="Nuclear physics."), CHOICES[2]],
+    }[void]
+    sure = "the anchor of a ship"
+    assert selector.verdict(CHOICES, sure).members == selector.verdict(offered, sure).members == (1,)
+    told, order = Told(1), selector.verdict(offered, sure).order
+    found = with_fallback(selector, told, decide=decide).select(offered, sure)
+    assert told.offered == [[offered[at].name for at in order]]
+    assert found.ind == order[1]
+    alone = ConformalSelector(selector.judge, decide=decide).select(offered, sure)
+    assert alone.ind == 1
+    assert alone.reason.startswith("cannot decide (nothing is promised for these choices)")
+    assert "uncovered: " in alone.reason
+    assert with_fallback(selector, told, decide=decide, mode="multi").select(offered, sure).inds == [1]
+    assert len(told.offered) == 1
 
 
 def test_one_choice_and_alike_choices() -> None:
@@ -313,6 +370,12 @@ def test_one_choice_and_alike_choices() -> None:
         (CHOICES, [("a", 1.9)], "index of one of 3"),
         (CHOICES, [("a", True)], "index of one of 3"),
         (CHOICES, [("a", None)], "index of one of 3"),
+        (
+            [QueryEngineTool.from_defaults(_Echo(), name="a")],
+            [("x", 0)],
+            "^Choice 0 is a QueryEngineTool; give tool.metadata.$",
+        ),
+        ([*CHOICES, 3], [("x", 0)], "^Choice 3 is a int; give a ToolMetadata or a description.$"),
         (CHOICES, [("a", "trains")], "not among the choices"),
         (CHOICES, [("apple", "fruit")] * 5, "left to train on"),
         (CHOICES, [], "left to train on"),
@@ -334,9 +397,12 @@ def test_bad_options_are_one_sentence(selector: ConformalSelector) -> None:
         ConformalSelector.fit(CHOICES, queries(), encoder=3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="No choice"):
         selector.select([], "x")
-    for options in ({"alpha": 0.0}, {"delta": 1.0}, {"calibration_share": 1.0}):
-        with pytest.raises(InputError):
-            ConformalSelector.fit(CHOICES, queries(0, 60), **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^Choice 0 is a QueryEngineTool; give tool.metadata\.$"):
+        selector.verdict([QueryEngineTool.from_defaults(_Echo(), name="a")], "x")  # type: ignore[list-item]
+    for name in ("alpha", "delta", "calibration_share"):
+        for level in (0.0, 1.0, float("nan"), "0.1", None, True):
+            with pytest.raises(InputError, match=rf"^{name} = {level!r} must be a number between 0 and 1\.$"):
+                ConformalSelector.fit(CHOICES, queries(0, 60), **{name: level})  # type: ignore[arg-type]
 
 
 def test_training_and_calibration_stay_apart() -> None:
