@@ -91,10 +91,16 @@ def watch(
             # Whoever starts a watch is told at once what is wrong; later it is most likely to pass.
             if every is None or not looked:
                 raise
-            complain(f"{error} (looking again in {every:g} s)", 2)
+            complain(f"{_said(error)} (looking again in {every:g} s)", 2)
         else:
             looked = True
             show_look(screen, look, as_json=as_json, lines=every is not None, dry_run=dry_run)
             if every is None:
                 return ALARM if look.lapses or look.blind else 0
         time.sleep(every)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    return str(error)
