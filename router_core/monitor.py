@@ -19,8 +19,8 @@ alpha, then the alarm is ever raised with probability at most delta, and the det
 average. It needs a floor that was named, or rates that do not hang on the query (`router_core.alarms`). Evidence that
 is begun anew on other audits has a delta of its own; on the same ledger it is the same evidence. Source: METHOD.md 2.7.
 
-The watcher remembers an audit and its groups by 64-bit hashes: about 300 bytes of memory and 90 bytes of `to_json` an
-audit.
+The watcher remembers an audit and its groups by 64-bit hashes: about 300 bytes of memory and 90 of compact JSON
+(`to_json`) an audit.
 """
 
 from __future__ import annotations
