@@ -49,7 +49,10 @@ def watch_notes(stream: Stream, estimates: Mapping[str, Estimate]) -> tuple[str,
 
 def _failures(stream: Stream, estimate: Estimate) -> str:
     often = sorted(stream.failures.items(), key=lambda one: (-one[1], one[0]))
-    told = ", ".join(f"{what}: {count}" for what, count in often[:_SHOWN]) + (", ..." if often[_SHOWN:] else "")
+    # Reasons come from a ledger or a file, which may have been written by anyone.
+    told = ", ".join(f"{''.join(filter(str.isprintable, what))}: {count}" for what, count in often[:_SHOWN]) + (
+        ", ..." if often[_SHOWN:] else ""
+    )
     begun = f"{estimate.failed} of {int(stream.cheap.sum())} audits of cheap answers failed ({told})"
     if not stream.blind(estimate):
         return f"{begun}; the upper limit and the re-certification count them as bad"

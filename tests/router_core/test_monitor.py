@@ -236,6 +236,8 @@ def test_few_failed_audits_are_only_told(bundle: Bundle, make: Make) -> None:
     assert found.estimates["joint"].low <= before.estimates["joint"].low
     assert found.stream.alarm.now <= before.stream.alarm.now
     assert found.stream.again.now < before.stream.again.now
+    failing.read([replace(_failing(make(1, 0.0, seed=3, scope="sum"), 1.0)[0], cheap=True, failed="\x1b[31mx")])
+    assert "([31mx: 1)" in _verdict(failing, scope="sum").note, "what a terminal would obey is not shown"
     with pytest.raises(InputError, match="only a cheap answer's can"):
         replace(next(a for a in audits if not a.cheap), failed="x")
 
