@@ -10,8 +10,14 @@ The wealth
 starts at 1 and is a supermartingale under H0 as long as no factor can be negative, so P(it ever reaches 1 / delta) <=
 delta (Ville), with no price for looking often. A raw weighted loss L / p may be as large as 1 / floor, which is why it
 is scaled by the floor: w lies in (0, 1], hence ``-alpha <= z <= 1 - alpha`` and every ``0 < lam < 1 / alpha`` is
-allowed, as for unweighted losses. The floor must be fixed before labels are seen, and no propensity may be smaller;
-one that is would have to be clipped, which would change the hypothesis, so it is refused.
+allowed, as for unweighted losses.
+
+**The floor** is either named before labels are seen, and no propensity may be smaller: one that is would have to be
+clipped, which would change the hypothesis, so it is refused. Or it follows the smallest propensity so far, so that a
+rate that is lowered costs weight from there on and nothing else: no evidence is begun anew, and delta is not spent
+twice. M_t stays a supermartingale if each floor is known before its query is, that is if the rate at any time is the
+same for all queries of a certificate; whoever sets it may look at every label before. Where the rate hangs on the
+query (its task or score), audits at the high rates count too much until the lowest rate has been seen: name the floor.
 
 **The detector.** After a long good period M_t is near 0 and sleeps. The Shiryaev-Roberts statistic restarts at every
 audit: ``S_t = (S_{t-1} + 1)(1 + lam z_t)``, averaged over lam. Under H0 ``S_t - t`` is a supermartingale, so the mean
@@ -71,8 +77,8 @@ def bets_below(alpha: float) -> Floats:
     return np.asarray(_BELOW) / (1.0 - alpha)
 
 
-def excess(losses: ArrayLike, propensities: ArrayLike, alpha: float, floor: float) -> Floats:
-    """What an audit says for "the risk exceeds alpha": (floor / p) (L - alpha), float64 [...].
+def excess(losses: ArrayLike, propensities: ArrayLike, alpha: float, floor: ArrayLike) -> Floats:
+    """What audits say for "the risk exceeds alpha": (floor / p) (L - alpha), float64 [...]; a floor each, or one.
 
     Raises
     ------
@@ -80,14 +86,15 @@ def excess(losses: ArrayLike, propensities: ArrayLike, alpha: float, floor: floa
         When a propensity lies below the floor, or a loss outside [0, 1].
     """
     loss, p = np.asarray(losses, np.float64), np.asarray(propensities, np.float64)
-    if (p < floor).any():
+    least = np.asarray(floor, np.float64)
+    if (p < least).any():
         raise InputError(
-            f"An audit has propensity {p.min():g}, below the floor {floor:g} that its evidence was begun with; begin "
-            "anew with a floor that no propensity undercuts."
+            f"An audit has propensity {p.min():g}, below the floor {least.max():g} that its evidence was begun with; "
+            "begin anew with a floor that no propensity undercuts."
         )
     if not ((loss >= 0.0) & (loss <= 1.0)).all():
         raise InputError("A loss lies outside [0, 1].")
-    return np.asarray(floor / p * (loss - alpha))
+    return np.asarray(least / p * (loss - alpha))
 
 
 def log_wealth(z: Floats, bets: ArrayLike, start: ArrayLike | None = None) -> tuple[Floats, Floats]:
@@ -147,7 +154,9 @@ class _Evidence:
     alpha
         The risk it is about.
     floor
-        Lower bound of all propensities.
+        Lower bound of all propensities; where it follows them, the smallest so far.
+    follows
+        Whether the floor follows the propensities; otherwise it was named, and none may be smaller.
     logs
         Natural logarithm of what stands on each bet.
     n
@@ -160,6 +169,7 @@ class _Evidence:
 
     alpha: float
     floor: float
+    follows: bool = False
     logs: tuple[float, ...] = ()
     n: int = 0
     now: float = -math.inf
@@ -182,12 +192,16 @@ class _Evidence:
         """The mixture after the last audit, capped at the largest float."""
         return math.exp(min(self.now, 700.0))
 
-    def _paths(self, losses: ArrayLike, propensities: ArrayLike) -> tuple[Floats, Floats]:
+    def _paths(self, z: Floats) -> tuple[Floats, Floats]:
         raise NotImplementedError
+
+    def _floors(self, propensities: ArrayLike) -> Floats:
+        p = np.asarray(propensities, np.float64)
+        return np.minimum(np.minimum.accumulate(p), self.floor) if self.follows else np.full(p.shape, self.floor)
 
     def path(self, losses: ArrayLike, propensities: ArrayLike) -> Floats:
         """Logarithm of the mixture after each of these audits, [n]."""
-        return self._paths(losses, propensities)[0]
+        return self._paths(excess(losses, propensities, self.alpha, self._floors(propensities)))[0]
 
     def update(self, losses: ArrayLike, propensities: ArrayLike) -> Self:
         """Count audits [n], in their order.
@@ -195,9 +209,10 @@ class _Evidence:
         Raises
         ------
         InputError
-            When a propensity lies below the floor.
+            When a propensity lies below the floor that was named.
         """
-        logs, ends = self._paths(losses, propensities)
+        floors = self._floors(propensities)
+        logs, ends = self._paths(excess(losses, propensities, self.alpha, floors))
         if not len(logs):
             return self
         hits = np.flatnonzero(logs >= math.log(self.bar))
@@ -206,6 +221,7 @@ class _Evidence:
             raised = self.n + int(hits[0]) + 1
         return replace(
             self,
+            floor=float(floors[-1]),
             logs=tuple(ends.tolist()),
             n=self.n + len(logs),
             now=float(logs[-1]),
@@ -239,8 +255,7 @@ class Alarm(_Evidence):
         """1 / delta."""
         return 1.0 / self.delta
 
-    def _paths(self, losses: ArrayLike, propensities: ArrayLike) -> tuple[Floats, Floats]:
-        z = excess(losses, propensities, self.alpha, self.floor)
+    def _paths(self, z: Floats) -> tuple[Floats, Floats]:
         return log_wealth(z, bets_above(self.alpha), self.logs or None)
 
 
@@ -255,8 +270,7 @@ class Detector(_Evidence):
         """The threshold c, the average run length."""
         return self.arl
 
-    def _paths(self, losses: ArrayLike, propensities: ArrayLike) -> tuple[Floats, Floats]:
-        z = excess(losses, propensities, self.alpha, self.floor)
+    def _paths(self, z: Floats) -> tuple[Floats, Floats]:
         return log_detector(z, bets_above(self.alpha), self.logs or None)
 
 
@@ -271,6 +285,5 @@ class Recertification(_Evidence):
         """1 / delta."""
         return 1.0 / self.delta
 
-    def _paths(self, losses: ArrayLike, propensities: ArrayLike) -> tuple[Floats, Floats]:
-        z = excess(losses, propensities, self.alpha, self.floor)
+    def _paths(self, z: Floats) -> tuple[Floats, Floats]:
         return log_wealth(-z, bets_below(self.alpha), self.logs or None)

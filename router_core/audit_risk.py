@@ -9,16 +9,18 @@ With listed losses L_i and propensities p_i, every risk r over the queries that 
     E[(L - r) / p | listed] = 0,
 
 because listing tilts their law by p and the division undoes it. `estimate_risk` solves this (Hajek), and where all
-propensities are the same it is the plain share. Source: METHOD.md 2.7.
+propensities are the same it is the plain share.
+
+An audit may *fail*: the reference tier did not answer, or the answer could not be graded. Audits do not fail at random
+(long or hard queries time out), so a failed one is never just left out: the lower limit of an interval takes its loss
+as 0, the upper one as 1, and what lies between is known to be unknown. Source: METHOD.md 2.7.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -35,8 +37,6 @@ __all__ = [
     "estimate_risk",
     "horvitz_thompson",
     "losses_of",
-    "open_audits",
-    "read_audits",
 ]
 
 Floats = NDArray[np.float64]
@@ -65,17 +65,23 @@ class Audited:
     cheap
         Whether that is a tier before the reference.
     bad
-        B of the answer served, by the metric and tolerance of the bundle; False where the reference tier served.
+        B of the answer served, by the metric and tolerance of the bundle; False where the reference tier served, and
+        where it is not known.
     propensity
         Probability, in (0, 1], with which this query was to be listed, known before its label was; 1 for a query
         that the reference tier served and that is always listed.
     key
         Names the query; the same key is counted once.
+    groups
+        Names of what it shares with other queries: its conversation, its text.
+    failed
+        Why B of a cheap answer is not known: what failed, in a few words; empty where it is known.
 
     Raises
     ------
     InputError
-        When the propensity is outside (0, 1], or the reference tier's own answer is called bad.
+        When the propensity is outside (0, 1], the reference tier's own answer is called bad or unknown, or an unknown
+        one bad.
     """
 
     at: float
@@ -88,6 +94,8 @@ class Audited:
     bad: bool
     propensity: float
     key: str
+    groups: tuple[str, ...] = ()
+    failed: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a record that no audit can have made."""
@@ -95,66 +103,33 @@ class Audited:
             raise InputError(f"Audit {self.key!r} has propensity {self.propensity}; it must lie in (0, 1].")
         if self.bad and not self.cheap:
             raise InputError(f"Audit {self.key!r} calls the reference tier's own answer bad, which it never is.")
+        if self.failed and (self.bad or not self.cheap):
+            raise InputError(
+                f"Audit {self.key!r} failed; only a cheap answer's can, and then it is not known to be bad."
+            )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Audited:
-        """Rebuild from a mapping of all fields; raises InputError on a missing, unknown or misshapen one."""
+        """Rebuild from a mapping; raises InputError on a missing, unknown or misshapen field."""
         names = {field.name for field in fields(cls)}
-        if not isinstance(data, Mapping) or set(data) != names:
-            raise InputError(f"An audit needs the fields {', '.join(sorted(names))}.")
-        strings = ("scope", "policy", "bundle", "tier", "key")
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        if not isinstance(data, Mapping) or not needed <= set(data) <= names:
+            optional = ", ".join(sorted(names - needed))
+            raise InputError(f"An audit needs the fields {', '.join(sorted(needed))}, and may have {optional}.")
+        data = {"groups": [], "failed": "", **data}
+        strings = ("scope", "policy", "bundle", "tier", "key", "failed")
         if not all(isinstance(data[name], str) for name in strings) or not isinstance(data["task"], str | None):
             raise InputError(f"The audit's {', '.join(strings)} must be texts, and its task a text or null.")
+        if not isinstance(data["groups"], list) or not all(isinstance(name, str) for name in data["groups"]):
+            raise InputError("The audit's groups must be a list of texts.")
         if any(data[name] not in (True, False) for name in ("cheap", "bad")):
             raise InputError("The audit's cheap and bad must be true or false.")
         try:
             numbers = {name: float(data[name]) for name in ("at", "propensity")}
         except (TypeError, ValueError):
             raise InputError("The audit's at and propensity must be numbers.") from None
-        return cls(**{**data, **numbers, "cheap": bool(data["cheap"]), "bad": bool(data["bad"])})
-
-
-def open_audits(source: str, tolerance: float = 0.0) -> Iterable[Audited]:
-    """Audits of whatever a command names: a .jsonl file, or a ledger's URL.
-
-    Parameters
-    ----------
-    source
-        File or URL.
-    tolerance
-        Of the bundle; a ledger keeps grades, and this decides which are bad.
-
-    Raises
-    ------
-    InputError
-        When there are none to be read from it.
-    """
-    if "://" in source:
-        from router_core.ledger.audits import audits_from_ledger
-
-        return audits_from_ledger(source, tolerance)
-    return read_audits(source)
-
-
-def read_audits(path: str | Path) -> Iterator[Audited]:
-    """Audits of a JSON-lines file, one object of all fields a line, in the order of the lines.
-
-    Raises
-    ------
-    InputError
-        Naming the file and the line that is no audit.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} is no file of audits; give a .jsonl file with one audit a line.")
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield Audited.from_json(json.loads(line))
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{path}, line {number}: {error}") from None
+        flags = {name: bool(data[name]) for name in ("cheap", "bad")}
+        return cls(**{**data, **numbers, **flags, "groups": tuple(data["groups"])})
 
 
 def effective_n(weights: ArrayLike) -> float:
@@ -171,10 +146,12 @@ class Estimate:
     Attributes
     ----------
     value, low, high
-        Estimate, and its interval at `level`; value is None without audits, the interval then (0, 1). The interval
-        is for one look; what is looked at again and again is the alarm (`router_core.alarms`).
+        Estimate, and its interval at `level`; value is None without graded audits, the interval without any (0, 1).
+        The interval is for one look; what is looked at again and again is the alarm (`router_core.alarms`). It holds
+        however audits fail: low takes every failed one as good, high as bad. The value takes them to be like the
+        graded audits of cheap answers, which nothing vouches for.
     n, bad
-        Audits, and bad answers among them, unweighted.
+        Audits, and answers known to be bad among them, unweighted.
     effective_n
         See `effective_n`, of the weights 1 / propensity.
     method
@@ -183,6 +160,10 @@ class Estimate:
         ``"clopper_pearson"`` (exact) or ``"betting"`` (valid at every n, not exact: it covers at least `level`).
     level
         Coverage of the interval.
+    failed
+        Audits that failed, among the n.
+    worst
+        The estimate if all of these were bad; None without audits.
     """
 
     value: float | None
@@ -194,9 +175,18 @@ class Estimate:
     method: str
     interval: str
     level: float
+    failed: int = 0
+    worst: float | None = None
 
 
-def estimate_risk(losses: ArrayLike, propensities: ArrayLike, level: float = 0.95) -> Estimate:
+def estimate_risk(
+    losses: ArrayLike,
+    propensities: ArrayLike,
+    level: float = 0.95,
+    *,
+    failed: ArrayLike | None = None,
+    cheap: ArrayLike | None = None,
+) -> Estimate:
     """Estimate a risk from the listed queries.
 
     Parameters
@@ -208,17 +198,34 @@ def estimate_risk(losses: ArrayLike, propensities: ArrayLike, level: float = 0.9
         [n], in (0, 1].
     level
         Coverage of the interval.
+    failed
+        bool [n], audits that failed, their losses 0; none when None.
+    cheap
+        bool [n], queries that a cheap tier served; all when None.
     """
     loss, p = np.asarray(losses, np.float64), np.asarray(propensities, np.float64)
+    unknown = np.zeros(len(loss), bool) if failed is None else np.asarray(failed, bool)
+    best = _estimate(loss, p, level)
+    if not unknown.any():
+        return best
+    worst = _estimate(np.maximum(loss, unknown), p, level)
+    served = np.ones(len(loss), bool) if cheap is None else np.asarray(cheap, bool)
+    all_of_them, graded = float((1.0 / p[served]).sum()), float((1.0 / p[served & ~unknown]).sum())
+    value = (best.value or 0.0) * all_of_them / graded if graded else None
+    return replace(best, value=value, high=worst.high, failed=int(unknown.sum()), worst=worst.value)
+
+
+def _estimate(loss: Floats, p: Floats, level: float) -> Estimate:
     n, bad = len(loss), int(loss.sum())
     if not n or (p == p[0]).all():
         low, high = clopper_pearson(bad, n, level)
-        return Estimate(bad / n if n else None, low, high, n, bad, float(n), "proportion", "clopper_pearson", level)
+        value = bad / n if n else None
+        return Estimate(value, low, high, n, bad, float(n), "proportion", "clopper_pearson", level, worst=value)
     weights = p.min() / p
     ends = betting_interval(loss, weights, level)
     value = float(weights @ loss / weights.sum())
     low, high = min(float(ends[0]), value), max(float(ends[1]), value)
-    return Estimate(value, low, high, n, bad, effective_n(weights), "hajek", "betting", level)
+    return Estimate(value, low, high, n, bad, effective_n(weights), "hajek", "betting", level, worst=value)
 
 
 def horvitz_thompson(losses: ArrayLike, propensities: ArrayLike, total: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,37 @@ def test_the_selector_page_runs(
     exec(compile(snippets(page), str(page), "exec"), told)  # noqa: S102 - our own page
     assert told["result"].ind == 1  # type: ignore[attr-defined]
     assert "Void" in capsys.readouterr().out
+
+
+def test_the_watch_page_runs(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each snippet runs with scripted models, and the watch reads the audit of a query answered before."""
+    pytest.importorskip("langchain")
+    pytest.importorskip("sqlalchemy")
+    from bundles import SURE, TIERS
+    from ledgers import accepted
+    from scripted import ScriptedModel
+
+    from router_core.audits import AuditDecision
+    from router_core.bundle import Bundle
+    from router_core.ledger import Ledger
+
+    shutil.copytree(small_bundle, tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    served = replace(accepted(), bundle=Bundle.load("bundle").id)
+    with Ledger("sqlite:///routes.db") as earlier:
+        earlier.append(served, text="hello", reference="large", audit=AuditDecision("a1", True, 0.05))
+        earlier.audited("a1", (), position=1, quality={}, value=1.0, text=None)
+    told: dict[str, Any] = {name: ScriptedModel(model_name=f"{name}-1", reply=SURE.format("good")) for name in TIERS}
+    page = ROOT / "docs" / "watch.md"
+    exec(compile(snippets(page), str(page), "exec"), told)  # noqa: S102 - our own page
+    assert told["answer"].response_metadata["routenlp"]["tier"] in TIERS
+    read = {(v.stream.shown.scope, v.stream.shown.policy): v for v in told["verdicts"]}["mood", "cascade"]
+    assert (read.verdict, len(read.stream.bad)) == ("fine", 1)
+    assert 0 <= told["tighter"].step < told["policy"].step
+    assert told["router"].policies[told["key"]].step == told["tighter"].step
+    hard, easy = told["found"].steps
+    assert 0 < hard <= easy < 40
+    assert "unweighted items" in capsys.readouterr().out
+    assert told["ledger"].close()

@@ -27,7 +27,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from router_core.errors import InputError
-from router_core.ledger.url import Address, what_went_wrong
+from router_core.ledger.url import BUSY_S, Address, what_went_wrong
 
 if TYPE_CHECKING:
     from sqlalchemy import Column, Connection, Engine, MetaData, Table
@@ -236,7 +236,7 @@ def open_ledger(address: Address, *, create: bool = False) -> Engine:
     """
     from sqlalchemy.exc import DBAPIError, OperationalError
 
-    engine = address.engine(create=create)
+    engine, began = address.engine(create=create), time.monotonic()
     for left in range(_TRIES, -1, -1):
         try:
             with engine.connect() as connection:
@@ -247,7 +247,8 @@ def open_ledger(address: Address, *, create: bool = False) -> Engine:
         except DBAPIError as error:
             said = what_went_wrong(error)
             # Turning a new file to WAL does not wait for another process that does the same.
-            if left and isinstance(error, OperationalError) and "locked" in said:
+            waited = time.monotonic() - began
+            if left and waited < BUSY_S / 2 and isinstance(error, OperationalError) and "locked" in said:
                 time.sleep(0.05)
                 continue
             if "not a database" in said:

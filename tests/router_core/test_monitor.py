@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router_core.audit_risk import Audited, betting_interval, estimate_risk, losses_of, open_audits, read_audits
+from router_core.alarms import Alarm
+from router_core.audit_files import open_audits, read_audits
+from router_core.audit_risk import Audited, betting_interval, estimate_risk, losses_of
 from router_core.bundle import Bundle
 from router_core.errors import InputError
 from router_core.lapse import DAY_S, Validity
@@ -123,7 +125,7 @@ def test_the_state_outlives_the_process(bundle: Bundle, make: Make) -> None:
     ("change", "settings", "message"),
     [
         ({"bundle": "x"}, WatchSettings(), "another bundle"),
-        ({"schema": 9}, WatchSettings(), "newer"),
+        ({"schema": 9}, WatchSettings(), "another version"),
         ({}, WatchSettings(delta=0.01), "cannot change its levels"),
         ({}, WatchSettings(floor=0.01), "begun with the floor"),
         ({"streams": [{}]}, WatchSettings(), "damaged"),
@@ -150,13 +152,115 @@ def test_what_is_left_out(bundle: Bundle, make: Make) -> None:
 
 def test_a_propensity_below_the_floor(bundle: Bundle, make: Make) -> None:
     """It is refused by name, and nothing of that reading is counted."""
-    watcher = Watcher(bundle)
+    watcher = Watcher(bundle, WatchSettings(floor=0.1))
     watcher.read(make(50, 0.05))
-    assert watcher.floor == 0.1
     with pytest.raises(InputError, match=r"propensity 0\.01, below the floor 0\.1"):
         watcher.read([*make(5, 0.05, seed=1, scope="sum"), *make(5, 0.05, seed=2, rates=(0.01,))])
     assert _verdict(watcher, scope="sum").verdict == "no audits"
     assert watcher.read(make(5, 0.05, seed=1, scope="sum")) == 5
+
+
+def test_a_rate_that_is_lowered(bundle: Bundle, make: Make) -> None:
+    """Without a named floor the evidence goes on at the new weight, says so, and is the same read whole or in parts."""
+    before, after = make(60, 0.05), make(60, 0.3, seed=1, rates=(0.02,))
+    watcher, whole = Watcher(bundle), Watcher(bundle)
+    watcher.read(before)
+    assert _verdict(watcher).note == ""
+    watcher = Watcher.from_json(bundle, WatchSettings(), json.loads(json.dumps(watcher.to_json())))
+    watcher.read([*before, *after])
+    whole.read([*before, *after])
+    found = _verdict(watcher)
+    assert (found.stream.alarm.floor, found.stream.lowered_at) == (0.02, 61)
+    assert "smallest so far (0.02, first at audit 61)" in found.note
+    assert found.stream.alarm.now == pytest.approx(_verdict(whole).stream.alarm.now)
+    # Every weight is 1, as each rate was the smallest of its time; going back up costs weight.
+    plain = Alarm(0.1, 1.0, delta=found.stream.alarm.delta).update(found.stream.bad, np.ones(120))
+    assert found.stream.alarm.now == pytest.approx(plain.now)
+    assert found.stream.paths()[0][-1] == pytest.approx(found.stream.alarm.now)
+    whole.read(make(1, 0.0, seed=2, rates=(0.1,)))
+    assert abs(_verdict(whole).stream.alarm.now - plain.now) < abs(plain.update([0.0], [1.0]).now - plain.now)
+
+
+def _failing(audits: list[Audited], share: float, of: str = "cheap") -> list[Audited]:
+    """The same audits, a share of those of cheap answers failed."""
+    rng = np.random.default_rng(5)
+    return [
+        replace(a, bad=False, failed="large: TimeoutError") if getattr(a, of) and rng.random() < share else a
+        for a in audits
+    ]
+
+
+@pytest.mark.parametrize("share", [0.93, 1.0])
+def test_a_watch_whose_audits_fail_is_blind(bundle: Bundle, make: Make, share: float) -> None:
+    """Most audits of bad answers fail: not fine, not re-certified, no lapse, and one sentence that counts them."""
+    watcher = Watcher(bundle)
+    watcher.read(_failing(make(800, 0.3), share))
+    found = _verdict(watcher)
+    joint, stream = found.estimates["joint"], found.stream
+    assert found.verdict == "blind"
+    assert watcher.lapses([found], 1.0) == []
+    assert stream.again.raised_at is None
+    assert joint.failed == stream.failed.sum() == stream.failures["large: TimeoutError"]
+    assert joint.high > joint.worst > 0.1 > joint.low  # type: ignore[operator]
+    assert (joint.value is None) == (share == 1.0)
+    if joint.value is not None:
+        assert joint.value == pytest.approx(0.3, abs=0.1), "the graded ones stand for the failed ones, undiluted"
+    assert f"{joint.failed} of {stream.cheap.sum()} audits of cheap answers failed (large: TimeoutError: " in found.note
+    again = Watcher.from_json(bundle, WatchSettings(), json.loads(json.dumps(watcher.to_json(), allow_nan=False)))
+    assert _verdict(again).to_json() == found.to_json()
+
+
+def test_audits_that_begin_to_fail(bundle: Bundle, make: Make) -> None:
+    """After a long good stretch the watch goes blind long before the mean of all would show it, and sees again."""
+    watcher = Watcher(bundle, WatchSettings(arl=2000.0))
+    watcher.read(make(4000, 0.01))
+    watcher.read(_failing(make(100, 0.3, seed=1), 1.0))
+    found = _verdict(watcher)
+    assert found.verdict == "blind"
+    assert found.estimates["joint"].worst < 0.1  # type: ignore[operator]
+    assert "would have come to exceed the 10 % certified" in found.note
+    watcher.read(make(1000, 0.01, seed=2))
+    assert _verdict(watcher).verdict == "fine"
+
+
+def test_few_failed_audits_are_only_told(bundle: Bundle, make: Make) -> None:
+    """What cannot matter does not blind; the upper limit counts it as bad, the lower one and the alarm as good."""
+    audits = make(600, 0.03)
+    plain, failing = Watcher(bundle), Watcher(bundle)
+    plain.read(audits)
+    failing.read(_failing(audits, 0.05))
+    found, before = _verdict(failing), _verdict(plain)
+    assert found.verdict == "fine"
+    assert "the upper limit and the re-certification count them as bad" in found.note
+    assert found.estimates["joint"].high > before.estimates["joint"].high
+    assert found.estimates["joint"].low <= before.estimates["joint"].low
+    assert found.stream.alarm.now <= before.stream.alarm.now
+    assert found.stream.again.now < before.stream.again.now
+    failing.read([replace(_failing(make(1, 0.0, seed=3, scope="sum"), 1.0)[0], cheap=True, failed="\x1b[31mx")])
+    assert "([31mx: 1)" in _verdict(failing, scope="sum").note, "what a terminal would obey is not shown"
+    with pytest.raises(InputError, match="only a cheap answer's can"):
+        replace(next(a for a in audits if not a.cheap), failed="x")
+
+
+def test_one_audit_of_a_conversation_or_text_counts(bundle: Bundle, make: Make) -> None:
+    """The first; others are left out and counted, through a state too, and each certificate has its own."""
+    audits = [
+        replace(audit, groups=(f"conversation {i // 5}", f"text {i % 40}"))
+        for i, audit in enumerate(make(100, 0.1))
+    ]  # fmt: skip
+    watcher = Watcher(bundle)
+    assert watcher.read(audits[:60]) == 60
+    # Of the first 40 the first of each conversation; all texts are known then.
+    assert (len(_verdict(watcher).stream.bad), _verdict(watcher).stream.repeated) == (8, 52)
+    watcher = Watcher.from_json(bundle, WatchSettings(), json.loads(json.dumps(watcher.to_json())))
+    assert watcher.read(audits) == 40
+    found = _verdict(watcher)
+    assert (len(found.stream.bad), found.stream.repeated) == (8, 92)
+    assert "92 audits of a conversation or text that was audited before were left out" in found.note
+    assert found.decisions == pytest.approx(1000), "decisions are decisions all the same"
+    assert found.to_json()["repeated"] == 92
+    assert watcher.read([replace(a, scope="sum", key=f"s{a.key}") for a in audits]) == 100
+    assert len(_verdict(watcher, scope="sum").stream.bad) == 8
 
 
 def test_age_and_decisions(bundle: Bundle, make: Make) -> None:
@@ -225,14 +329,25 @@ def test_audits_are_read_from_lines(tmp_path: Path, make: Make) -> None:
     good = asdict(audits[0])
     for change in (
         {"propensity": 0.0}, {"propensity": 1.5}, {"propensity": "x"}, {"cheap": 2}, {"scope": None}, {"task": 3},
-        {"cheap": False, "bad": True}, {"more": 1},
+        {"cheap": False, "bad": True}, {"more": 1}, {"groups": "c"}, {"groups": [1]}, {"failed": None},
     ):  # fmt: skip
         path.write_text(json.dumps(good) + "\n" + json.dumps(good | change) + "\n")
         with pytest.raises(InputError, match=r"audits\.jsonl, line 2: "):
             list(read_audits(path))
 
 
-@pytest.mark.parametrize("settings", [{"delta": 0.0}, {"delta": 1.0}, {"arl": 1.0}, {"floor": 0.0}, {"floor": 2.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"delta": 0.0},
+        {"delta": 1.0},
+        {"delta": 1e-310},
+        {"arl": 1.0},
+        {"arl": float("inf")},
+        {"floor": 0.0},
+        {"floor": 2.0},
+    ],
+)
 def test_settings_that_make_no_sense(settings: dict[str, float]) -> None:
     """Levels outside (0, 1) are refused."""
     with pytest.raises(InputError):

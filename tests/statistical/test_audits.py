@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from router_core import Attempt, Route
 from router_core.audit_risk import estimate_risk, horvitz_thompson, losses_of
 from router_core.audits import AuditDecision, Auditor, AuditPlan
 from router_core.certificate import clopper_pearson
+from router_core.errors import InputError
 from router_core.ledger import Ledger
-from router_core.ledger.audits import audits_from_ledger
+from router_core.ledger.audits import UNDER_WAY_S, audits_from_ledger
 from router_core.ledger.records import records_from_ledger
 
 from .checks import holds, note
@@ -98,7 +100,7 @@ def test_p16_thinned_audits_are_a_plain_sample(tmp_path: Path) -> None:
 
 
 def test_the_watch_reads_what_a_ledger_knows(tmp_path: Path) -> None:
-    """Cheap and reference-served audits are listed with their probability; failed and uncertified ones are not."""
+    """Cheap and reference-served audits are listed with their probability, failed ones as such; uncertified are not."""
     sure = Route(
         "large", accepted().answer, (Attempt("large", None, 1e-3, True, "x"),), 1e-3, "mood/x", "mood/*", "cascade",
         "b" * 64, CERTIFICATE, "x",
@@ -110,16 +112,64 @@ def test_the_watch_reads_what_a_ledger_knows(tmp_path: Path) -> None:
             ("failed", accepted(), None),
             ("sure", sure, None),
         ):
-            ledger.append(route, reference="large", audit=AuditDecision(name, True, 0.25), at=1.0)
+            ledger.append(route, text=name, reference="large", audit=AuditDecision(name, True, 0.25), at=1.0)
             ledger.audited(name, (), position=1, quality={}, value=value, text=None)
+        # An audit that served nothing certified: bad, so that reading it would show.
+        ledger.append(
+            replace(accepted(), certificate=None),
+            reference="large",
+            audit=AuditDecision("uncertified", True, 0.25),
+            at=1.0,
+        )
+        ledger.audited("uncertified", (), position=1, quality={}, value=0.0, text=None)
         ledger.append(accepted(), reference="large", audit=AuditDecision("not", False, 0.25))
     told = {audit.key: audit for audit in audits_from_ledger(url_of(tmp_path), tolerance=0.2)}
-    assert {key: (audit.cheap, audit.bad) for key, audit in told.items()} == {
-        "good": (True, False),
-        "fair": (True, True),
-        "sure": (False, False),
+    assert {key: (audit.cheap, audit.bad, audit.failed) for key, audit in told.items()} == {
+        "good": (True, False, ""),
+        "fair": (True, True, ""),
+        "failed": (True, False, "no grade"),
+        "sure": (False, False, ""),
     }
     assert not {a.key: a.bad for a in audits_from_ledger(url_of(tmp_path), tolerance=0.25)}["fair"]
     assert (told["sure"].task, told["sure"].scope, told["sure"].propensity) == ("mood/x", "mood/*", 0.25)
     losses, chances = losses_of(told.values(), "selective")
-    assert (losses.tolist(), chances.tolist()) == ([1.0, 0.0], [0.25, 0.25])
+    assert (sorted(losses), set(chances)) == ([0.0, 0.0, 1.0], {0.25})
+    assert len({audit.groups for audit in told.values()}) == 4
+
+
+def test_an_audit_under_way_has_not_failed(tmp_path: Path) -> None:
+    """For minutes it and those after it are waited for; then it failed, as one does whose reference tier raises."""
+    with Ledger(url_of(tmp_path)) as ledger:
+        broken = ledger.attempt(
+            "large", None, accepted=False, cost_usd=0.0, latency_ms=1.0, reason="audit failed: TimeoutError"
+        )
+        for at, name in enumerate(("broken", "begun", "done", "odd")):
+            decision = AuditDecision(name, True, 0.5)
+            ledger.append(
+                accepted(), text="hello", reference="large", audit=decision, at=1000.0 + at, conversation=f"c{at // 2}"
+            )
+            if name != "begun":
+                attempts = (broken,) if name == "broken" else ()
+                value = {"broken": None, "done": 0.0, "odd": 99.0}[name]
+                ledger.audited(name, attempts, position=1, quality={}, value=value, text=None)
+    url = url_of(tmp_path)
+    assert [audit.key for audit in audits_from_ledger(url, now=1000.0 + UNDER_WAY_S)] == ["broken"]
+    late = {audit.key: audit for audit in audits_from_ledger(url, now=1001.5 + UNDER_WAY_S)}
+    assert {key: (audit.bad, audit.failed) for key, audit in late.items()} == {
+        "broken": (False, "large: TimeoutError"),
+        "begun": (False, "no result within 15 minutes"),
+        "done": (True, ""),
+        "odd": (False, "no grade"),
+    }
+    # The same text in two conversations.
+    groups = [audit.groups for audit in late.values()]
+    assert groups[0] == groups[1] != groups[2]
+    assert len({group for both in groups for group in both}) == 3
+
+
+def test_an_impossible_probability_is_named(tmp_path: Path) -> None:
+    """A row that no audit wrote is named, with what to do about it."""
+    with Ledger(url_of(tmp_path)) as ledger:
+        ledger.append(accepted(), reference="large", audit=AuditDecision("z10", True, 3.0))
+    with pytest.raises(InputError, match=r"route 'z10' has the audit probability 3\.0.*delete or correct"):
+        list(audits_from_ledger(url_of(tmp_path)))
