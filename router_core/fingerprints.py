@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 from router_core.portfolio import Portfolio
 
-__all__ = ["Fingerprints", "fingerprint_changed"]
+__all__ = ["Fingerprints", "checkpoint_declared", "fingerprint_changed"]
 
 _SNAPSHOT: Final = re.compile(r"[-@:](\d{2,4}-?)+\d*|-latest")
 """What providers append to a name for one snapshot of the model: a date, or a number of three digits."""
@@ -64,9 +64,14 @@ def fingerprint_changed(bundle: HasPortfolio, tier: str, model_name: str | None)
     return not _names(tier, model_name) and any(_names(other, model_name) for other in others)
 
 
+def checkpoint_declared(declared: str | None) -> bool:
+    """Whether a tier's declared model is a distilled checkpoint, named by its SHA-256."""
+    return bool(declared and _DIGEST.fullmatch(declared))
+
+
 def _names(declared: str, model_name: str) -> bool:
     """Whether an answer's model is the declared one, a dated snapshot of it, or the declared checkpoint."""
-    if _DIGEST.fullmatch(declared):
+    if checkpoint_declared(declared):
         return model_name.endswith(declared[:_HEAD])
     rest = model_name.removeprefix(declared)
     return not rest or (rest != model_name and _SNAPSHOT.fullmatch(rest) is not None)

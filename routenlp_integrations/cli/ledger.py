@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from routenlp_integrations.cli.moments import SINCE_HELP, UNTIL_HELP
 from routenlp_integrations.cli.output import STDOUT, check_target, console, write_json
 from router_core.errors import InputError
 
@@ -18,8 +19,6 @@ ledger = typer.Typer(
 )
 
 _URL_HELP = "URL of the ledger: sqlite:///file.db or postgresql://user:password@host/database."
-_SINCE_HELP = "Only routes from this time on (ISO 8601, UTC), as in 2025-01-31."
-_UNTIL_HELP = "Only routes before this time (ISO 8601, UTC)."
 _WHAT = ("records", "routes")
 
 
@@ -68,12 +67,13 @@ def export(
     what: Annotated[
         str, typer.Option(help="records (audited and escalated queries, for fit and calibrate) or routes (everything).")
     ] = "records",
-    since: Annotated[str | None, typer.Option(help=_SINCE_HELP)] = None,
-    until: Annotated[str | None, typer.Option(help=_UNTIL_HELP)] = None,
+    since: Annotated[str | None, typer.Option(help=SINCE_HELP)] = None,
+    until: Annotated[str | None, typer.Option(help=UNTIL_HELP)] = None,
     split: Annotated[
         str | None,
         typer.Option(
-            help="Split of audited queries in records: train, tune, calib, test, audit. Escalations are always train.",
+            help="Split of the uniform sample of audited queries in records: train, tune, calib, test, audit; refused "
+            "where the ledger gives no such sample. Other audits and escalations are always train.",
             show_default="by the hash rule",
         ),
     ] = None,
@@ -89,23 +89,27 @@ def export(
 ) -> None:
     """Write records or whole routes to a file."""
     from router_core.ledger.files import SUFFIXES, route_rows, write_rows
+    from router_core.ledger.harvest import harvest
     from router_core.ledger.reader import LedgerReader
-    from router_core.ledger.records import harvest, record_rows
+    from router_core.ledger.records import record_rows
 
     if what not in _WHAT:
         raise InputError(f"--what {what!r} is unknown; use records or routes")
     check_target(out, "--out", SUFFIXES)
     reader = LedgerReader(url)
 
+    told: list[str] = []
+
     def records() -> Any:
-        found = harvest(reader, since=since, until=until, split=split, metric=metric, gold=gold)
+        told.clear()
+        found = harvest(reader, since=since, until=until, split=split, metric=metric, gold=gold, told=told)
         return (row for item in found for row in record_rows(item))
 
     if what == "records":
         count = write_rows(out, records)
     else:
         count = write_rows(out, lambda: route_rows(reader, since, until), nested=True)
-    console().print(f"{count} rows written to {out}")
+    console().print("; ".join([f"{count} rows written to {out}", *filter(None, told)]), soft_wrap=True)
 
 
 @ledger.command("import")

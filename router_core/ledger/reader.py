@@ -136,19 +136,18 @@ class LedgerReader:
                 return
             place = rows[-1].id
 
-    def lowest_probability(self, since: Moment = None, until: Moment = None) -> float | None:
-        """The lowest probability with which any route of this time was chosen for an audit; None without audits."""
+    def audited(self, since: Moment = None, until: Moment = None) -> int:
+        """How many routes of this time were chosen for an audit."""
         import sqlalchemy as sa
 
         table = tables().routes
-        query = sa.select(sa.func.min(table.c.audit_probability)).where(table.c.audited)
+        query = sa.select(sa.func.count()).select_from(table).where(table.c.audited)
         if (bound := seconds(since)) is not None:
             query = query.where(table.c.at >= bound)
         if (bound := seconds(until)) is not None:
             query = query.where(table.c.at < bound)
         with self.connect() as connection:
-            found: float | None = connection.execute(query).scalar_one()
-        return found
+            return int(connection.execute(query).scalar_one())
 
     def stats(self) -> dict[str, Any]:
         """What the ledger holds.

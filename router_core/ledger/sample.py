@@ -29,7 +29,7 @@ from router_core.ledger.schema import tables
 __all__ = ["THIN_SALT", "Logged", "Sample", "logged_queries", "moment_after", "uniform_sample"]
 
 THIN_SALT = "routenlp-thin-v1"
-_PAGE = 5_000
+_PAGE = 2_000
 _SURE = 1.0 - 1e-6
 
 
@@ -91,7 +91,12 @@ class Sample:
 
 
 def logged_queries(
-    reader: LedgerReader, tasks: Collection[str], since: Moment = None, until: Moment = None, *, texts: bool = False
+    reader: LedgerReader,
+    tasks: Collection[str] | None,
+    since: Moment = None,
+    until: Moment = None,
+    *,
+    texts: bool = False,
 ) -> Iterator[Logged]:
     """Every logged query of some tasks with ``since <= at < until``, oldest first, a page at a time.
 
@@ -100,7 +105,7 @@ def logged_queries(
     reader
         An open ledger.
     tasks
-        Names; routes that named none are of the task ``"default"``.
+        Names; routes that named none are of the task ``"default"``. None is every task.
     since, until
         Bounds in time.
     texts
@@ -116,7 +121,9 @@ def logged_queries(
     table = tables().routes
     task = sa.func.coalesce(table.c.task, "default").label("of_task")
     columns = table.c.id, table.c.at, table.c.conversation, table.c.key, table.c.audited, table.c.audit_probability
-    query = sa.select(*columns, task, *([table.c.text] if texts else ())).where(task.in_(sorted(tasks)))
+    query = sa.select(*columns, task, *([table.c.text] if texts else ()))
+    if tasks is not None:
+        query = query.where(task.in_(sorted(tasks)))
     for bound, operator in ((seconds(since), table.c.at.__ge__), (seconds(until), table.c.at.__lt__)):
         if bound is not None:
             query = query.where(operator(bound))

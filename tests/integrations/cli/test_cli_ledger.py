@@ -49,7 +49,7 @@ def _whole(folder: Path, seed: int) -> str:
             )
             task = records.task[i]
             route = Route("large", answers["large"], attempts, 0.0, task, task, "cascade", "b", None, "x")
-            decision = AuditDecision(new_id(), True, 0.5)
+            decision = AuditDecision(new_id(), True, 1.0)
             ledger.append(route, text=records.prompt[i], answers=answers, reference="large", audit=decision)
             quality = {name: float(records.quality[i, k]) for k, name in enumerate(TIERS)}
             ledger.audited(decision.id, (), position=3, quality=quality, value=1.0, text="x")
