@@ -123,8 +123,8 @@ def import_(
     ],
     into: Annotated[str, typer.Option(help="URL of the ledger to import into; made when it is not there.")],
 ) -> None:
-    """Import routes and feedback; what is there already stays as it is."""
-    from router_core.ledger.files import import_into
+    """Import routes and feedback; what is there already stays as it is, but for grades that are missing."""
+    from router_core.ledger.importing import import_into
     from router_core.ledger.url import mask
 
     told = import_into(source, into)
@@ -134,9 +134,9 @@ def import_(
 @ledger.command()
 def retire(
     url: Annotated[str, typer.Argument(help=_URL_HELP)],
-    days: Annotated[float, typer.Option(help="Take out texts older than this many days.")],
+    days: Annotated[float, typer.Option(help="Take out texts, answers and vectors older than this many days.")],
 ) -> None:
-    """Take old texts out; the rows stay."""
+    """Take old texts, answers and vectors out; the rows stay."""
     import time
 
     from router_core.ledger.reader import LedgerReader
@@ -146,7 +146,7 @@ def retire(
         raise InputError(f"--days {days:g} must not be negative")
     with LedgerReader(url).connect() as connection:
         gone = take_out(connection, time.time() - days * 86_400.0)
-    console().print(f"{gone} texts taken out")
+    console().print(f"{gone} texts, answers and vectors taken out")
 
 
 def _counted(told: dict[str, Any]) -> str:

@@ -212,6 +212,11 @@ def _quality(
         if name == reference:
             quality[name] = 1.0
         elif attempt.quality is not None:
+            if not 0.0 <= attempt.quality <= 1.0:
+                raise InputError(
+                    f"the logged route {route.id} has an answer of {name!r} graded {attempt.quality:g}, and grades lie "
+                    "between 0 and 1: the row is wrong, so take a time without it"
+                )
             quality[name] = attempt.quality
         else:
             quality[name] = grade(grades(route.task), attempt.answer or "", said)

@@ -18,11 +18,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from router_core.certificate import clopper_pearson
 from router_core.errors import InputError
 from router_core.groups import smallest_of_each, unit_interval
+from router_core.ledger.logged import iso
 from router_core.ledger.reader import LedgerReader, Moment, seconds
 from router_core.ledger.schema import tables
 
@@ -164,6 +164,11 @@ def uniform_sample(traffic: Callable[[], Iterable[Logged]]) -> Sample:
         if not one.probability:
             without, last = without + 1, one
             continue
+        if not 0.0 < one.probability <= 1.0:
+            raise InputError(
+                f"the logged query {one.id} has the audit probability {one.probability:g}, which is none: the row is "
+                "wrong, so take a time without it"
+            )
         expected += one.probability
         lowest = min(lowest, one.probability)
         if one.audited:
@@ -192,5 +197,4 @@ def uniform_sample(traffic: Callable[[], Iterable[Logged]]) -> Sample:
 
 def moment_after(at: float) -> str:
     """The next millisecond after a point in time, as text that can be given as a bound."""
-    later = datetime.fromtimestamp((math.floor(at * 1e3) + 1) / 1e3, UTC)
-    return later.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return iso(math.floor(at * 1e3 + 1) / 1e3, "milliseconds").replace("+00:00", "Z")

@@ -25,8 +25,9 @@ from router_core.certificate import clopper_pearson
 from router_core.fitting.calibrate_bundle import calibrate
 from router_core.ledger import Ledger
 from router_core.ledger import harvest as module
-from router_core.ledger.files import import_into, route_rows, write_rows
+from router_core.ledger.files import route_rows, write_rows
 from router_core.ledger.harvest import harvest
+from router_core.ledger.importing import import_into
 from router_core.ledger.reader import LedgerReader
 from router_core.ledger.records import record_rows, records_from_ledger
 from router_core.ledger.rows import AttemptEntry
