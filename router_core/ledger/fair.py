@@ -22,7 +22,7 @@ from router_core.fingerprints import checkpoint_declared, fingerprint_changed
 from router_core.groups import hash_key, merge_near_duplicates
 from router_core.ledger.reader import LedgerReader, LoggedRoute, Moment
 from router_core.ledger.rows import key_of
-from router_core.ledger.sample import Logged, logged_queries, uniform_sample
+from router_core.ledger.sample import Logged, check_traffic, logged_queries, uniform_sample
 from router_core.portfolio import Portfolio
 
 __all__ = ["FairAudits", "fair_audits"]
@@ -94,6 +94,7 @@ def fair_audits(
         When the audits are no random sample of the traffic (`uniform_sample`), or texts or answers of the sample are
         not those of the traffic; without naming the ledger.
     """
+    check_traffic(reader, tasks, since, until)
     if near:
         every = _settled(list(islice(logged_queries(reader, tasks, since, until, texts=True), _MOST + 1)))
         traffic: Callable[[], Iterable[Logged]] = lambda: every  # noqa: E731

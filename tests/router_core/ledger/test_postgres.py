@@ -216,6 +216,7 @@ def test_imports_grades_and_vectors(url: str, tmp_path: Path) -> None:
     assert import_into(str(file), url)["new"] == 0
     (route,) = reader.routes(hidden=True)
     assert (route.attempts[0].quality, len(route.hidden or b"")) == (0.0, 16)
+    assert records_from_ledger(url, split="calib").split == ["calib"]
     file.write_text(json.dumps({**row, "id": "fine"}) + "\n" + json.dumps({**row, "id": "x" * 65}))
     with pytest.raises(InputError, match="line 2: 'id' must be at most 64"):
         import_into(str(file), url)
