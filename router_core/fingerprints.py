@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 from router_core.portfolio import Portfolio
 
-__all__ = ["ENGINE", "Fingerprints", "fingerprint_changed"]
+__all__ = ["ENGINE", "Fingerprints", "checkpoint_declared", "fingerprint_changed"]
 
 ENGINE: Final = "engine@"
 """What the fingerprint of a query engine begins with; it says what an engine is made of, and is no model's name."""
@@ -71,9 +71,14 @@ def fingerprint_changed(bundle: HasPortfolio, tier: str, model_name: str | None)
     return not _names(tier, model_name) and any(_names(other, model_name) for other in others)
 
 
+def checkpoint_declared(declared: str | None) -> bool:
+    """Whether a tier's declared model is a distilled checkpoint, named by its SHA-256."""
+    return bool(declared and _DIGEST.fullmatch(declared))
+
+
 def _names(declared: str, model_name: str) -> bool:
     """Whether an answer's model is the declared one, a dated snapshot of it, or the declared checkpoint."""
-    if _DIGEST.fullmatch(declared):
+    if checkpoint_declared(declared):
         return model_name.endswith(declared[:_HEAD])
     rest = model_name.removeprefix(declared)
     return not rest or (rest != model_name and _SNAPSHOT.fullmatch(rest) is not None)

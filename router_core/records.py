@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from router_core.costs import row_costs
 from router_core.errors import InputError
+from router_core.ledger.logged import Moment
 from router_core.ledger.url import is_ledger_url, mask
 from router_core.portfolio import Portfolio
 from router_core.rows import OPTIONAL, REQUIRED, Rows
@@ -141,11 +142,18 @@ class Records:
         )
 
 
-def read_records(paths: str | Path | Sequence[str | Path], portfolio: Portfolio | None = None) -> Records:
+def read_records(
+    paths: str | Path | Sequence[str | Path],
+    portfolio: Portfolio | None = None,
+    *,
+    since: Moment = None,
+    until: Moment = None,
+) -> Records:
     """Read records from Parquet, CSV or JSON-lines files and put them side by side, or from a ledger.
 
     Of a ledger (``sqlite:///file.db``, ``postgresql://...``) the defaults of
-    `router_core.ledger.records.records_from_ledger` are read.
+    `router_core.ledger.records.records_from_ledger` are read, of a time with ``since <= at < until`` if one is given;
+    `portfolio` then names the models whose answers may certify.
 
     A recorded ``cost_usd`` wins. Where it is missing and `portfolio` prices the model, the cost is its price
     for the recorded tokens; missing prompt tokens are then estimated as one for every four bytes of UTF-8,
@@ -166,7 +174,9 @@ def read_records(paths: str | Path | Sequence[str | Path], portfolio: Portfolio 
 
         if len(files) > 1:
             raise InputError(f"{mask(ledgers[0])}: a ledger is read alone; export it, or merge ledgers with import")
-        return records_from_ledger(ledgers[0])
+        return records_from_ledger(ledgers[0], portfolio=portfolio, since=since, until=until)
+    if since is not None or until is not None:
+        raise InputError("since and until are bounds in time of a ledger; records have none, so leave them out")
     tables = [_known_columns(read_table(path)) for path in files]
     rows = Rows(tables)
     queries, first = _codes(rows.texts("query_id"))

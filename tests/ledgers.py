@@ -51,12 +51,13 @@ def look(path: Path, query: str) -> list[Any]:
         return connection.execute(query).fetchall()
 
 
-def fill(path: Path, routes: int, every: int) -> None:
-    """Insert many routes at once, by SQL; every so many-th was audited and every next one escalated."""
+def fill(path: Path, routes: int, every: int, rate: float | None = None) -> None:
+    """Insert many routes at once, by SQL; every so many-th was audited, at that rate, and every next one escalated."""
+    rate = 1.0 / every if rate is None else rate
 
     def rows() -> Iterator[tuple[Any, ...]]:
         for i in range(routes):
-            yield f"{i:032x}", float(i), i % every == 1, i % every == 0, f"Is the mood of review {i} good or bad?"
+            yield f"{i:032x}", float(i), i % every == 1, i % every == 0, rate, f"Is the mood of review {i} good or bad?"
 
     def attempts() -> Iterator[tuple[Any, ...]]:
         for i in range(routes):
@@ -67,7 +68,7 @@ def fill(path: Path, routes: int, every: int) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.executemany(
             "INSERT INTO routenlp_routes (id, at, task, tier, reference, certified, escalated, audited, "
-            "audit_probability, text) VALUES (?, ?, 'mood', 'small', 'large', 0, ?, ?, 0.01, ?)",
+            "audit_probability, text) VALUES (?, ?, 'mood', 'small', 'large', 0, ?, ?, ?, ?)",
             rows(),
         )
         connection.executemany(

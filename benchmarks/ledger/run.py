@@ -27,8 +27,9 @@ from benchmarks.tables import write_between
 from router_core import Answer, Attempt, Route
 from router_core.bench import machine
 from router_core.ledger import Ledger
+from router_core.ledger.harvest import harvest
 from router_core.ledger.reader import LedgerReader
-from router_core.ledger.records import harvest, records_from_ledger
+from router_core.ledger.records import records_from_ledger
 from router_core.personal_data import redact
 
 HERE = Path(__file__).resolve().parent

@@ -17,6 +17,7 @@ from routenlp_integrations.cli.claims import (
     SIMULTANEOUS_HELP,
     check_claim,
 )
+from routenlp_integrations.cli.moments import SINCE_HELP, UNTIL_HELP
 from routenlp_integrations.cli.output import STDOUT, check_target, console, need_fit, write_json
 from routenlp_integrations.cli.progress import progress_bar
 
@@ -31,7 +32,8 @@ def calibrate(
         list[str],
         typer.Argument(
             help="Logged records of the bundle's tiers that it was not fitted on: the rows marked calib if there is a "
-            "split column, else every row; or the URL of a ledger, of which the random audits are used."
+            "split column, else every row; or the URL of a ledger, of which the uniform sample of its traffic is "
+            "used that random audits make."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the new bundle to; an earlier bundle there is replaced.")],
@@ -44,6 +46,8 @@ def calibrate(
     ] = None,
     max_age_days: Annotated[float | None, typer.Option(help=AGE_HELP, show_default=_SAME)] = None,
     max_decisions: Annotated[int | None, typer.Option(help=DECISIONS_HELP, show_default=_SAME)] = None,
+    since: Annotated[str | None, typer.Option(help=SINCE_HELP, show_default="all of the ledger")] = None,
+    until: Annotated[str | None, typer.Option(help=UNTIL_HELP, show_default="now")] = None,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write what was done as JSON to this file; - for stdout."),
@@ -71,6 +75,8 @@ def calibrate(
             simultaneous=simultaneous,
             max_age_days=max_age_days,
             max_decisions=max_decisions,
+            since=since,
+            until=until,
             progress=progress,
         )
     summary = add_allowed(summarise(made, str(out)))

@@ -19,6 +19,7 @@ from routenlp_integrations.cli.claims import (
     check_claim,
 )
 from routenlp_integrations.cli.encoders import STATIC_ONLY, encoder_names, trainers_of
+from routenlp_integrations.cli.moments import SINCE_HELP, UNTIL_HELP
 from routenlp_integrations.cli.output import STDOUT, check_target, console, need_fit, write_json
 from routenlp_integrations.cli.progress import progress_bar
 from router_core.errors import InputError
@@ -74,6 +75,8 @@ def fit(
             help="Preference records to learn from: query_id, task, prompt, winner, loser (.jsonl, .csv, .parquet)."
         ),
     ] = None,
+    since: Annotated[str | None, typer.Option(help=SINCE_HELP, show_default="all of the ledger")] = None,
+    until: Annotated[str | None, typer.Option(help=UNTIL_HELP, show_default="now")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random, a whole number.")] = 0,
     json_file: Annotated[
         Path | None,
@@ -119,7 +122,7 @@ def fit(
     to_stdout = str(json_file) == STDOUT
     began = time.perf_counter()
     with progress_bar(silent=to_stdout) as progress:
-        read = read_records([*records], prices)
+        read = read_records([*records], prices, since=since, until=until)
         trainers = trainers_of(encoders, finetune=finetune, preferences=preferences, records=read, progress=progress)
         bundle = fit_bundle(
             read, out=out, portfolio=prices, tiers=names, settings=settings, trainers=trainers, progress=progress

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from routenlp_integrations.cli.moments import SINCE_HELP, UNTIL_HELP
 from routenlp_integrations.cli.output import STDOUT, check_target, console, write_json
 from router_core.errors import InputError
 
@@ -18,8 +19,6 @@ ledger = typer.Typer(
 )
 
 _URL_HELP = "URL of the ledger: sqlite:///file.db or postgresql://user:password@host/database."
-_SINCE_HELP = "Only routes from this time on (ISO 8601, UTC), as in 2025-01-31."
-_UNTIL_HELP = "Only routes before this time (ISO 8601, UTC)."
 _WHAT = ("records", "routes")
 
 
@@ -68,12 +67,13 @@ def export(
     what: Annotated[
         str, typer.Option(help="records (audited and escalated queries, for fit and calibrate) or routes (everything).")
     ] = "records",
-    since: Annotated[str | None, typer.Option(help=_SINCE_HELP)] = None,
-    until: Annotated[str | None, typer.Option(help=_UNTIL_HELP)] = None,
+    since: Annotated[str | None, typer.Option(help=SINCE_HELP)] = None,
+    until: Annotated[str | None, typer.Option(help=UNTIL_HELP)] = None,
     split: Annotated[
         str | None,
         typer.Option(
-            help="Split of audited queries in records: train, tune, calib, test, audit. Escalations are always train.",
+            help="Split of the uniform sample of audited queries in records: train, tune, calib, test, audit; refused "
+            "where the ledger gives no such sample. Other audits and escalations are always train.",
             show_default="by the hash rule",
         ),
     ] = None,
@@ -89,23 +89,27 @@ def export(
 ) -> None:
     """Write records or whole routes to a file."""
     from router_core.ledger.files import SUFFIXES, route_rows, write_rows
+    from router_core.ledger.harvest import harvest
     from router_core.ledger.reader import LedgerReader
-    from router_core.ledger.records import harvest, record_rows
+    from router_core.ledger.records import record_rows
 
     if what not in _WHAT:
         raise InputError(f"--what {what!r} is unknown; use records or routes")
     check_target(out, "--out", SUFFIXES)
     reader = LedgerReader(url)
 
+    told: list[str] = []
+
     def records() -> Any:
-        found = harvest(reader, since=since, until=until, split=split, metric=metric, gold=gold)
+        told.clear()
+        found = harvest(reader, since=since, until=until, split=split, metric=metric, gold=gold, told=told)
         return (row for item in found for row in record_rows(item))
 
     if what == "records":
         count = write_rows(out, records)
     else:
         count = write_rows(out, lambda: route_rows(reader, since, until), nested=True)
-    console().print(f"{count} rows written to {out}")
+    console().print("; ".join([f"{count} rows written to {out}", *filter(None, told)]), soft_wrap=True)
 
 
 @ledger.command("import")
@@ -119,8 +123,8 @@ def import_(
     ],
     into: Annotated[str, typer.Option(help="URL of the ledger to import into; made when it is not there.")],
 ) -> None:
-    """Import routes and feedback; what is there already stays as it is."""
-    from router_core.ledger.files import import_into
+    """Import routes and feedback; what is there already stays as it is, but for grades that are missing."""
+    from router_core.ledger.importing import import_into
     from router_core.ledger.url import mask
 
     told = import_into(source, into)
@@ -130,9 +134,9 @@ def import_(
 @ledger.command()
 def retire(
     url: Annotated[str, typer.Argument(help=_URL_HELP)],
-    days: Annotated[float, typer.Option(help="Take out texts older than this many days.")],
+    days: Annotated[float, typer.Option(help="Take out texts, answers and vectors older than this many days.")],
 ) -> None:
-    """Take old texts out; the rows stay."""
+    """Take old texts, answers and vectors out; the rows stay."""
     import time
 
     from router_core.ledger.reader import LedgerReader
@@ -142,7 +146,7 @@ def retire(
         raise InputError(f"--days {days:g} must not be negative")
     with LedgerReader(url).connect() as connection:
         gone = take_out(connection, time.time() - days * 86_400.0)
-    console().print(f"{gone} texts taken out")
+    console().print(f"{gone} texts, answers and vectors taken out")
 
 
 def _counted(told: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from router_core.fitting.incumbent import Comparison, Incumbent
 from router_core.fitting.lay import Tuned, calib_sizes, delta_of_each, lay
 from router_core.fitting.tables import Progress
 from router_core.keys import KeyLedger, hash_keys
+from router_core.ledger.logged import Moment
 from router_core.ledger.records import records_from_ledger
 from router_core.ledger.url import is_ledger_url
 from router_core.records import Records, read_records
@@ -45,6 +46,8 @@ def calibrate(
     simultaneous: bool | None = None,
     max_age_days: float | None = None,
     max_decisions: int | None = None,
+    since: Moment = None,
+    until: Moment = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Certify the router of a bundle again, and write the result as a bundle.
@@ -55,19 +58,23 @@ def calibrate(
         A bundle or its folder.
     records
         Records, or files to read them from: the rows marked calib if there is a ``split`` column, else every row.
-        Of a ledger the random audits, without queries the bundle was trained or tuned on; never the escalations.
+        Of a ledger the uniform sample of its traffic that random audits make (`router_core.ledger.fair`), answered by
+        the models this bundle names, without queries the bundle was trained or tuned on; never the escalations.
         Near-duplicates of such queries (`router_core.sketches`) are left out of either, with their groups.
     out
         Folder to write; nothing is written when None.
     risk, alpha, delta, certify_by, simultaneous, max_age_days, max_decisions
         As in `FitSettings`; what the bundle was made with when None.
+    since, until
+        Bounds in time of what is read from a ledger.
     progress
         Called as the work goes on.
 
     Raises
     ------
     InputError
-        When records share keys with what the bundle was trained or tuned on, or the bundle cannot serve what is asked.
+        When a ledger gives no such sample, when records share keys with what the bundle was trained or tuned on, or
+        when the bundle cannot serve what is asked.
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.load(bundle)
@@ -84,7 +91,7 @@ def calibrate(
     before = {name: bundle.settings[name] for name in FitSettings.__dataclass_fields__ if name in bundle.settings}
     settings = FitSettings(**{**before, **{name: value for name, value in given.items() if value is not None}})
     if not isinstance(records, Records):
-        records = _read(records, bundle)
+        records = _read(records, bundle, since, until)
     prepared, drops, foreign = _calib(bundle, records)
     _check_fresh(bundle, prepared)
     prepared, near = _without_near_duplicates(bundle, prepared)
@@ -170,10 +177,17 @@ def certify_bundle(
     return replace(bundle, policies=policies, certificates=shown, keys=keys.with_calib(mine)), compared
 
 
-def _read(records: str | Path | Sequence[str | Path], bundle: Bundle) -> Records:
+def _read(records: str | Path | Sequence[str | Path], bundle: Bundle, since: Moment, until: Moment) -> Records:
     files = [records] if isinstance(records, (str, Path)) else list(records)
     if len(files) == 1 and isinstance(files[0], str) and is_ledger_url(files[0]):
-        return records_from_ledger(files[0], bundle=bundle, split="calib")
+        found = records_from_ledger(files[0], bundle=bundle, split="calib", since=since, until=until)
+        # Escalations lack the answers of tiers that a certificate needs, and certify nothing.
+        rows = [i for i, split in enumerate(found.split) if split == "calib"]
+        if not rows:
+            raise InputError(f"{found.source}: no audit that may certify; serve with audits and texts, and come back")
+        return found.take(rows)
+    if since is not None or until is not None:
+        raise InputError("since and until are bounds in time of a ledger; records have none, so leave them out")
     return read_records(files, bundle.portfolio)
 
 

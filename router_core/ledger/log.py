@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from router_core.errors import InputError
 from router_core.ledger.exit import EXIT_S, flush_at_exit
-from router_core.ledger.rows import FEEDBACK, AttemptEntry, AuditEntry, FeedbackEntry, route_entry
+from router_core.ledger.rows import AttemptEntry, AuditEntry, FeedbackEntry, check_feedback, route_entry
 from router_core.ledger.store import Store
 from router_core.ledger.url import Address
 from router_core.ledger.writer import Writer
@@ -52,7 +52,7 @@ class Ledger:
         ledger, but audits, costs and shares can be watched.
     redact
         Applied to every text before it is queued, for example `router_core.personal_data.redact`. A text it fails on
-        is not kept, the rest of the row is.
+        is not kept, nor is the hidden vector of a text that it fails on or changes; the rest of the row is.
     retention_days
         Texts older than this are taken out by the writer, at most once an hour; the rows stay. None keeps them.
     queue
@@ -136,7 +136,7 @@ class Ledger:
         conversation
             Id of the conversation; only its hash is stored. Queries of one conversation are one group in records.
         hidden
-            Hidden vector [d] of the router, kept only with texts.
+            Hidden vector [d] of the router, kept only beside the text, as it was routed.
         audit
             From `Auditor.decide`, taken before the route was known.
         at
@@ -181,12 +181,9 @@ class Ledger:
         Raises
         ------
         InputError
-            For an unknown kind, or a value that is no finite number.
+            For an unknown kind, a value that is no finite number, or a label or preference outside [0, 1].
         """
-        if kind not in FEEDBACK:
-            raise InputError(f"feedback of kind {kind!r} is unknown; use {', '.join(FEEDBACK)}")
-        if value is not None and (not isinstance(value, (int, float)) or not math.isfinite(value)):
-            raise InputError(f"feedback value {value!r} must be a finite number or None; words belong to text")
+        check_feedback(kind, value)
         told = None if value is None else float(value)
         self._writer.put(FeedbackEntry(new_id(), id, time.time(), kind, told, self.kept(text)))
 

@@ -10,7 +10,7 @@ from typing import Any
 from router_core.errors import InputError
 from router_core.route import BROKEN, LEFT
 
-__all__ = ["LoggedAttempt", "LoggedFeedback", "LoggedRoute", "Moment", "seconds"]
+__all__ = ["LoggedAttempt", "LoggedFeedback", "LoggedRoute", "Moment", "iso", "seconds"]
 
 Moment = datetime | date | float | str | None
 """A point in time: aware or naive UTC, seconds since 1970, or ISO 8601 text."""
@@ -104,3 +104,11 @@ def seconds(moment: Moment) -> float | None:
     if not isinstance(moment, datetime):
         moment = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def iso(at: float, precision: str = "seconds") -> str:
+    """Seconds since 1970 as ISO 8601 text, UTC; a number that lies in no year as it is."""
+    try:
+        return datetime.fromtimestamp(at, UTC).isoformat(timespec=precision)
+    except (ValueError, OverflowError, OSError):
+        return f"{at:.17g} s since 1970, which is no time: the row is wrong"

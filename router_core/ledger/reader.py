@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from router_core.errors import InputError
-from router_core.ledger.logged import LoggedAttempt, LoggedFeedback, LoggedRoute, Moment, seconds
+from router_core.ledger.logged import LoggedAttempt, LoggedFeedback, LoggedRoute, Moment, iso, seconds
 from router_core.ledger.schema import missing_columns, open_ledger, tables
 from router_core.ledger.url import Address, what_went_wrong
 
@@ -136,19 +135,18 @@ class LedgerReader:
                 return
             place = rows[-1].id
 
-    def lowest_probability(self, since: Moment = None, until: Moment = None) -> float | None:
-        """The lowest probability with which any route of this time was chosen for an audit; None without audits."""
+    def audited(self, since: Moment = None, until: Moment = None) -> int:
+        """How many routes of this time were chosen for an audit."""
         import sqlalchemy as sa
 
         table = tables().routes
-        query = sa.select(sa.func.min(table.c.audit_probability)).where(table.c.audited)
+        query = sa.select(sa.func.count()).select_from(table).where(table.c.audited)
         if (bound := seconds(since)) is not None:
             query = query.where(table.c.at >= bound)
         if (bound := seconds(until)) is not None:
             query = query.where(table.c.at < bound)
         with self.connect() as connection:
-            found: float | None = connection.execute(query).scalar_one()
-        return found
+            return int(connection.execute(query).scalar_one())
 
     def stats(self) -> dict[str, Any]:
         """What the ledger holds.
@@ -199,8 +197,8 @@ class LedgerReader:
             return {
                 "url": self.address.shown,
                 "routes": overall[0],
-                "first": _iso(overall[1]),
-                "last": _iso(overall[2]),
+                "first": None if overall[1] is None else iso(overall[1]),
+                "last": None if overall[2] is None else iso(overall[2]),
                 "cost_usd": float(overall[3]),
                 "certified": int(overall[4]),
                 "escalated": int(overall[5]),
@@ -236,7 +234,3 @@ def _by_route(
 
 def _without_route(row: Row[Any]) -> dict[str, Any]:
     return {name: value for name, value in row._mapping.items() if name != "route"}
-
-
-def _iso(at: float | None) -> str | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from router_core.errors import InputError
 from router_core.groups import hash_key
 
 if TYPE_CHECKING:
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FEEDBACK",
+    "GRADED_FEEDBACK",
     "AttemptEntry",
     "AuditEntry",
     "FeedbackEntry",
     "RouteEntry",
     "Rows",
+    "check_feedback",
     "key_of",
     "route_entry",
     "rows_of",
@@ -31,6 +34,8 @@ __all__ = [
 
 FEEDBACK = ("label", "rating", "preference", "correction", "audit")
 """Kinds of feedback."""
+GRADED_FEEDBACK = ("label", "preference", "audit")
+"""Those whose value is a grade, from 0 to 1."""
 
 _HEX = 16
 
@@ -132,6 +137,7 @@ def route_entry(
         )
         for attempt in route.attempts
     )  # fmt: skip
+    stored = kept(text)
     return RouteEntry(
         id=id,
         at=at,
@@ -148,11 +154,26 @@ def route_entry(
         audit_probability=None if audit is None else audit.probability,
         key_text=text,
         conversation=conversation,
-        text=kept(text),
-        hidden=None if hidden is None else hidden.astype("<f4").tobytes(),
+        text=stored,
+        # A vector tells what its text said: it is kept beside the very text it is of, or not at all.
+        hidden=None if hidden is None or stored is None or stored != text else hidden.astype("<f4").tobytes(),
         attempts=attempts,
         budget=route.budget,
     )
+
+
+def check_feedback(kind: str, value: float | None) -> None:
+    """Refuse feedback of an unknown kind, a value that is no finite number, and a grade outside [0, 1]."""
+    if kind not in FEEDBACK:
+        raise InputError(f"feedback of kind {kind!r} is unknown; use {', '.join(FEEDBACK)}")
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"feedback value {value!r} must be a finite number or None; words belong to text")
+    if kind in GRADED_FEEDBACK and not 0 <= value <= 1:
+        raise InputError(
+            f"feedback value {value!r} of kind {kind!r} must lie between 0 and 1; other scales are ratings"
+        )
 
 
 Rows = dict[str, list[Row]]

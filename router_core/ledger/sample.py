@@ -18,18 +18,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from typing import Any
 
 from router_core.certificate import clopper_pearson
 from router_core.errors import InputError
 from router_core.groups import smallest_of_each, unit_interval
+from router_core.ledger.logged import iso
 from router_core.ledger.reader import LedgerReader, Moment, seconds
 from router_core.ledger.schema import tables
 
-__all__ = ["THIN_SALT", "Logged", "Sample", "logged_queries", "moment_after", "uniform_sample"]
+__all__ = ["THIN_SALT", "Logged", "Sample", "check_traffic", "logged_queries", "moment_after", "uniform_sample"]
 
 THIN_SALT = "routenlp-thin-v1"
-_PAGE = 5_000
+_PAGE = 2_000
 _SURE = 1.0 - 1e-6
 
 
@@ -91,7 +92,12 @@ class Sample:
 
 
 def logged_queries(
-    reader: LedgerReader, tasks: Collection[str], since: Moment = None, until: Moment = None, *, texts: bool = False
+    reader: LedgerReader,
+    tasks: Collection[str] | None,
+    since: Moment = None,
+    until: Moment = None,
+    *,
+    texts: bool = False,
 ) -> Iterator[Logged]:
     """Every logged query of some tasks with ``since <= at < until``, oldest first, a page at a time.
 
@@ -100,7 +106,7 @@ def logged_queries(
     reader
         An open ledger.
     tasks
-        Names; routes that named none are of the task ``"default"``.
+        Names; routes that named none are of the task ``"default"``. None is every task.
     since, until
         Bounds in time.
     texts
@@ -116,10 +122,7 @@ def logged_queries(
     table = tables().routes
     task = sa.func.coalesce(table.c.task, "default").label("of_task")
     columns = table.c.id, table.c.at, table.c.conversation, table.c.key, table.c.audited, table.c.audit_probability
-    query = sa.select(*columns, task, *([table.c.text] if texts else ())).where(task.in_(sorted(tasks)))
-    for bound, operator in ((seconds(since), table.c.at.__ge__), (seconds(until), table.c.at.__lt__)):
-        if bound is not None:
-            query = query.where(operator(bound))
+    query = sa.select(*columns, task, *([table.c.text] if texts else ())).where(*_bounds(tasks, since, until))
     query = query.order_by(table.c.at, table.c.id).limit(_PAGE)
     place: tuple[float, str] | None = None
     while True:
@@ -157,23 +160,14 @@ def uniform_sample(traffic: Callable[[], Iterable[Logged]]) -> Sample:
         if not one.probability:
             without, last = without + 1, one
             continue
+        if not 0.0 < one.probability <= 1.0:
+            raise _impossible(one.id, one.probability)
         expected += one.probability
         lowest = min(lowest, one.probability)
         if one.audited:
             chosen.append(one)
-    if last is not None:
-        why = "was not put under audit" if last.probability is None else "came when budget or backlog allowed none"
-        raise InputError(
-            f"{without} of {total} logged queries could not be audited; the last {why}. What was audited is then no "
-            f"random sample of the traffic: take the time from {moment_after(last.at)} on, or audit every query, "
-            "within a budget that lasts"
-        )
-    low, high = clopper_pearson(len(chosen), total, _SURE)
-    if total and not low <= expected / total <= high:
-        raise InputError(
-            f"{len(chosen)} of {total} logged queries are audited where about {expected:.0f} should be: rows of the "
-            "ledger are missing, so what is left is no random sample"
-        )
+    _check_chances(total, without, None if last is None else (last.at, last.probability))
+    _check_drawn(total, len(chosen), expected)
     kept = [one for one in chosen if unit_interval(THIN_SALT, one.id) < lowest / (one.probability or 1.0)]
     wanted = {(one.task, one.group) for one in kept}
     stands = smallest_of_each(
@@ -183,7 +177,75 @@ def uniform_sample(traffic: Callable[[], Iterable[Logged]]) -> Sample:
     return Sample(ids, lowest, total, len(chosen), len(chosen) - len(kept), len(kept) - len(ids))
 
 
+def check_traffic(
+    reader: LedgerReader, tasks: Collection[str] | None, since: Moment = None, until: Moment = None
+) -> None:
+    """Refuse by a few sums what `uniform_sample` would refuse after reading all of a large ledger.
+
+    Raises
+    ------
+    InputError
+        As `uniform_sample`; parameters as for `logged_queries`.
+    """
+    import sqlalchemy as sa
+
+    table = tables().routes
+    probability, mine = table.c.audit_probability, _bounds(tasks, since, until)
+    chance = sa.func.coalesce(probability, 0.0)
+    none = sa.func.sum(sa.case((chance == 0, 1), else_=0))
+    sums = sa.select(sa.func.count(), none, sa.func.sum(chance), sa.func.sum(sa.case((table.c.audited, 1), else_=0)))
+    final = sa.select(table.c.at, probability).where(*mine, chance == 0)
+    wrong = sa.select(table.c.id, probability).where(*mine, sa.or_(probability < 0.0, probability > 1.0)).limit(1)
+    with reader.connect() as connection:
+        if (row := connection.execute(wrong).first()) is not None:
+            raise _impossible(row.id, row.audit_probability)
+        total, without, expected, audited = connection.execute(sums.where(*mine)).one()
+        last = connection.execute(final.order_by(table.c.at.desc(), table.c.id.desc()).limit(1)).first()
+    _check_chances(total, without, None if last is None else (last.at, last.audit_probability))
+    _check_drawn(total, audited or 0, expected or 0.0)
+
+
+def _bounds(tasks: Collection[str] | None, since: Moment, until: Moment) -> list[Any]:
+    import sqlalchemy as sa
+
+    table = tables().routes
+    found: list[Any] = []
+    if tasks is not None:
+        found.append(sa.func.coalesce(table.c.task, "default").in_(sorted(tasks)))
+    for bound, operator in ((seconds(since), table.c.at.__ge__), (seconds(until), table.c.at.__lt__)):
+        if bound is not None:
+            found.append(operator(bound))
+    return found
+
+
+def _impossible(name: str, probability: float) -> InputError:
+    return InputError(
+        f"the logged query {name} has the audit probability {probability:g}, which is none: the row is wrong, so "
+        "take a time without it"
+    )
+
+
+def _check_chances(total: int, without: int, last: tuple[float, float | None] | None) -> None:
+    if last is None:
+        return
+    at, probability = last
+    why = "was not put under audit" if probability is None else "came when budget or backlog allowed none"
+    raise InputError(
+        f"{without} of {total} logged queries could not be audited; the last {why}. What was audited is then no "
+        f"random sample of the traffic: take the time from {moment_after(at)} on, or audit every query, within a "
+        "budget that lasts"
+    )
+
+
+def _check_drawn(total: int, audited: int, expected: float) -> None:
+    low, high = clopper_pearson(audited, total, _SURE)
+    if total and not low <= expected / total <= high:
+        raise InputError(
+            f"{audited} of {total} logged queries are audited where about {expected:.0f} should be: rows of the "
+            "ledger are missing, so what is left is no random sample"
+        )
+
+
 def moment_after(at: float) -> str:
     """The next millisecond after a point in time, as text that can be given as a bound."""
-    later = datetime.fromtimestamp((math.floor(at * 1e3) + 1) / 1e3, UTC)
-    return later.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return iso(math.floor(at * 1e3 + 1) / 1e3, "milliseconds").replace("+00:00", "Z")

@@ -16,7 +16,8 @@ feedback  id, route, at, kind, value, text
 schema    the version
 ========  ==========================================================================================================
 
-``text``, ``answer``, ``hidden`` and the text of feedback are null unless texts are kept.
+``text``, ``answer``, ``hidden`` and the text of feedback are null unless texts are kept, and ``hidden`` wherever
+``text`` is not what was routed.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ def tables() -> Tables:
     # The few routes worth harvesting, and the few texts old enough to go, are found without reading the rest.
     index("routes_learn", routes.c.at, routes.c.id, where=sa.or_(routes.c.audited, routes.c.escalated))
     index("routes_text", routes.c.at, where=routes.c.text.is_not(None))
+    index("routes_hidden", routes.c.at, where=routes.c.hidden.is_not(None))
     index("attempts_text", attempts.c.at, where=attempts.c.answer.is_not(None))
     index("feedback_route", feedback.c.route)
     index("feedback_text", feedback.c.at, where=feedback.c.text.is_not(None))
@@ -184,6 +186,7 @@ def missing_columns(connection: Connection) -> set[Column[Any]]:
 
 def _add_later(connection: Connection) -> None:
     """Add what a ledger made by an earlier version lacks; two writers may try at once."""
+    import sqlalchemy as sa
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.schema import CreateColumn
 
@@ -198,6 +201,16 @@ def _add_later(connection: Connection) -> None:
             connection.rollback()
             if column in missing_columns(connection):
                 raise
+            connection.rollback()
+    table = tables().routes
+    have = {one["name"] for one in sa.inspect(connection).get_indexes(table.name)}
+    connection.rollback()
+    for later in (one for one in table.indexes if one.name not in have):
+        try:
+            later.create(connection, checkfirst=True)
+            connection.commit()
+        except DBAPIError:
+            # Another writer made it meanwhile, or cannot now; nothing but speed depends on it.
             connection.rollback()
 
 
@@ -236,7 +249,8 @@ def open_ledger(address: Address, *, create: bool = False) -> Engine:
     """
     from sqlalchemy.exc import DBAPIError, OperationalError
 
-    engine, began = address.engine(create=create), time.monotonic()
+    engine = address.engine(create=create)
+    began = time.monotonic()
     for left in range(_TRIES, -1, -1):
         try:
             with engine.connect() as connection:
@@ -246,9 +260,9 @@ def open_ledger(address: Address, *, create: bool = False) -> Engine:
             raise InputError(f"{address.shown}: {error}") from None
         except DBAPIError as error:
             said = what_went_wrong(error)
-            # Turning a new file to WAL does not wait for another process that does the same.
-            waited = time.monotonic() - began
-            if left and waited < BUSY_S / 2 and isinstance(error, OperationalError) and "locked" in said:
+            # Turning a new file to WAL does not wait for another process that does the same; all else waited already.
+            waited = time.monotonic() - began > BUSY_S / 2
+            if left and not waited and isinstance(error, OperationalError) and "locked" in said:
                 time.sleep(0.05)
                 continue
             if "not a database" in said:

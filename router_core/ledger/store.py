@@ -131,7 +131,7 @@ class Store:
 
 
 def insert_rows(connection: Connection, rows: Rows) -> int:
-    """Insert rows that are not there yet (ids and positions decide), and grade attempts; how many were new."""
+    """Insert rows that are not there yet (ids and positions decide), and grade ungraded attempts; how many were new."""
     import sqlalchemy as sa
 
     if connection.dialect.name == "sqlite":
@@ -148,7 +148,11 @@ def insert_rows(connection: Connection, rows: Rows) -> int:
         attempts = all_tables.attempts
         grade = (
             sa.update(attempts)
-            .where(attempts.c.route == sa.bindparam("in_route"), attempts.c.tier == sa.bindparam("of_tier"))
+            .where(
+                attempts.c.route == sa.bindparam("in_route"),
+                attempts.c.tier == sa.bindparam("of_tier"),
+                attempts.c.quality.is_(None),
+            )
             .values(quality=sa.bindparam("grade"))
         )
         connection.execute(grade, rows["graded"])
@@ -156,15 +160,17 @@ def insert_rows(connection: Connection, rows: Rows) -> int:
 
 
 def retire(connection: Connection, before: float) -> int:
-    """Take the texts of every table that are older than `before` (seconds since 1970) out; the rows stay.
+    """Take texts, answers and vectors that are older than `before` (seconds since 1970) out; the rows stay.
 
-    In steps of a few thousand rows, so that another writer never waits long. Returns how many rows held a text.
+    Whichever of them a row holds. In steps of a few thousand rows, so that another writer never waits long. Returns how
+    many rows held one.
     """
     import sqlalchemy as sa
 
     all_tables, gone = tables(), 0
     for table, columns in (
         (all_tables.routes, ("text", "hidden")),
+        (all_tables.routes, ("hidden",)),
         (all_tables.attempts, ("answer",)),
         (all_tables.feedback, ("text",)),
     ):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.engine import URL
 
-__all__ = ["Address", "is_ledger_url", "mask", "what_went_wrong"]
+__all__ = ["BUSY_S", "Address", "is_ledger_url", "mask", "what_went_wrong"]
 
 BUSY_S = 10.0
 """How long a writer waits for another one's transaction, seconds."""

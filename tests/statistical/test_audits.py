@@ -30,13 +30,17 @@ _TRUTH = 0.15
 """P(bad | doubt) = 0.3 * doubt, doubt uniform on [0, 1]."""
 
 
-def _traffic(auditor: Auditor, draw: np.random.Generator, name: str) -> tuple[list[AuditDecision], list[bool]]:
-    """The audits of one stream, doubtful answers chosen more often, and which of them were bad."""
+def _traffic(
+    auditor: Auditor, draw: np.random.Generator, name: str, spared: list[AuditDecision] | None = None
+) -> tuple[list[AuditDecision], list[bool]]:
+    """The audits of one stream, doubtful answers chosen more often, and which of them were bad; others are spared."""
     doubt = draw.random(_N)
     bad = draw.random(_N) < 0.3 * doubt
     rates = np.where(doubt > 0.5, 0.3, 0.05)
     decisions = [auditor.decide(float(rates[i]), f"{name}-{i}") for i in range(_N)]
     chosen = [i for i, decision in enumerate(decisions) if decision.chosen]
+    if spared is not None:
+        spared += [decision for decision in decisions if not decision.chosen]
     return [decisions[i] for i in chosen], [bool(bad[i]) for i in chosen]
 
 
@@ -74,8 +78,9 @@ def test_p16_thinned_audits_are_a_plain_sample(tmp_path: Path) -> None:
     with Ledger(url_of(tmp_path), store_text=True) as ledger:
         auditor, draw = _auditor(ledger), np.random.default_rng(17)
         every: list[bool] = []
+        spared: list[AuditDecision] = []
         for r in range(12):
-            decisions, bad = _traffic(auditor, draw, str(r))
+            decisions, bad = _traffic(auditor, draw, str(r), spared)
             every += bad
             for decision, wrong in zip(decisions, bad, strict=True):
                 ledger.append(accepted(), text=f"query {decision.id}", reference="large", audit=decision)
@@ -86,6 +91,10 @@ def test_p16_thinned_audits_are_a_plain_sample(tmp_path: Path) -> None:
                 ledger.audited(
                     decision.id, (reference,), position=1, quality=quality, value=quality["small"], text="good"
                 )
+            ledger.flush(60)
+            for decision in spared:
+                ledger.append(accepted(), text=f"query {decision.id}", reference="large", audit=decision)
+            spared.clear()
     records = records_from_ledger(url_of(tmp_path), split="calib")
     rows = [i for i, split in enumerate(records.split) if split == "calib"]
     wrong = int((records.quality[rows, 0] < 1.0).sum())

@@ -58,6 +58,8 @@ OFFERED: dict[str, set[str]] = {
         "json",
         "max-age-days",
         "max-decisions",
+        "since",
+        "until",
     },
     "evaluate": {"bundle", "records", "split", "json", "plot"},
     "calibrate": {
@@ -72,6 +74,8 @@ OFFERED: dict[str, set[str]] = {
         "json",
         "max-age-days",
         "max-decisions",
+        "since",
+        "until",
     },
     "route": {"bundle", "text", "task", "json"},
     "inspect": {"bundle", "json"},

@@ -49,7 +49,7 @@ def _whole(folder: Path, seed: int) -> str:
             )
             task = records.task[i]
             route = Route("large", answers["large"], attempts, 0.0, task, task, "cascade", "b", None, "x")
-            decision = AuditDecision(new_id(), True, 0.5)
+            decision = AuditDecision(new_id(), True, 1.0)
             ledger.append(route, text=records.prompt[i], answers=answers, reference="large", audit=decision)
             quality = {name: float(records.quality[i, k]) for k, name in enumerate(TIERS)}
             ledger.audited(decision.id, (), position=3, quality=quality, value=1.0, text="x")
@@ -94,6 +94,17 @@ def test_fit_calibrate_and_evaluate_read_a_ledger(tmp_path: Path, run: Callable[
     said = run("calibrate", bundle, second, "--out", tmp_path / "again")
     assert said.code == 0, said.err
     assert "calib" in said.out
+    assert "a uniform sample of 400 logged queries" in " ".join(said.out.split())
+    for bound, told in (("2000-01-01", "nothing was audited"), ("once", "'once' is no date")):
+        said = run("calibrate", bundle, second, "--out", tmp_path / "none", "--until", bound)
+        assert said.code == 2
+        assert told in said.err
+    said = run("fit", first, "--out", tmp_path / "none", "--until", "2000-01-01")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "records.jsonl").write_text("")
+    said = run("calibrate", bundle, tmp_path / "records.jsonl", "--out", tmp_path / "none", "--since", "2000-01-01")
+    assert (said.code, "bounds in time of a ledger" in said.err) == (2, True)
 
 
 def test_watch_reads_a_ledger(small_bundle: Path, tmp_path: Path, run: Callable[..., Any]) -> None:

@@ -29,7 +29,8 @@ from router_core.keys import hash_keys
 from router_core.ledger import Ledger
 from router_core.ledger.reader import LedgerReader
 from router_core.ledger.rows import FEEDBACK
-from router_core.ledger.url import mask
+from router_core.ledger.store import retire
+from router_core.ledger.url import BUSY_S, mask
 from router_core.splits import hash_key
 
 _HOUR_S = 3_600.0
@@ -453,3 +454,73 @@ def change(file: Path, statement: str) -> None:
     with closing(sqlite3.connect(file)) as connection:
         connection.execute(statement)
         connection.commit()
+
+
+def test_a_vector_is_kept_beside_its_own_text_only(tmp_path: Path) -> None:
+    """Where redaction fails on a text, or changes it, or none is given, its vector would tell what is not kept."""
+
+    def redact(text: str) -> str:
+        if "odd" in text:
+            raise ValueError(text)
+        return text.replace("SECRET", "*")
+
+    with Ledger(url_of(tmp_path), store_text=True, redact=redact) as ledger:
+        for i, text in enumerate(("odd", "SECRET", None, "plain")):
+            ledger.append(accepted(), text=text, hidden=np.ones(8), at=float(i))
+    rows = look(tmp_path / "ledger.db", "SELECT text, length(hidden) FROM routenlp_routes ORDER BY at")
+    assert rows == [(None, None), ("*", None), (None, None), ("plain", 32)]
+
+
+def test_a_vector_without_its_text_retires_too(tmp_path: Path) -> None:
+    """Rows of earlier versions may hold a vector alone; it goes with the texts of its age, in steps."""
+    with Ledger(url_of(tmp_path), store_text=True) as ledger:
+        for i in range(5):
+            ledger.append(accepted(), text="x", hidden=np.ones(8), at=float(i))
+    change(tmp_path / "ledger.db", "UPDATE routenlp_routes SET text = NULL WHERE at < 4")
+    with LedgerReader(url_of(tmp_path)).connect() as connection:
+        # Three vectors, and the answers of the same three routes.
+        assert retire(connection, 3.0) == 6
+    rows = look(tmp_path / "ledger.db", "SELECT text, hidden IS NULL FROM routenlp_routes ORDER BY at")
+    assert rows == [(None, 1)] * 3 + [(None, 0), ("x", 0)]
+
+
+def test_an_earlier_ledger_gets_the_index_that_finds_vectors(tmp_path: Path) -> None:
+    """A writer adds it; without it every old row would be read each hour."""
+    named = "SELECT count(*) FROM sqlite_master WHERE name = 'routenlp_routes_hidden'"
+    Ledger(url_of(tmp_path)).close()
+    assert look(tmp_path / "ledger.db", named) == [(1,)]
+    change(tmp_path / "ledger.db", "DROP INDEX routenlp_routes_hidden")
+    Ledger(url_of(tmp_path)).close()
+    assert look(tmp_path / "ledger.db", named) == [(1,)]
+
+
+def test_a_locked_file_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader waits as long as the database does, and does not begin to wait again."""
+    waits: list[float] = []
+    Ledger(url_of(tmp_path)).close()
+    change(tmp_path / "ledger.db", "PRAGMA journal_mode=DELETE")
+
+    class Clock:
+        """Time that passes only where the database waits."""
+
+        now = 0.0
+
+        @classmethod
+        def monotonic(cls) -> float:
+            return cls.now
+
+        sleep = staticmethod(lambda _: None)
+
+    def check(connection: Any) -> None:
+        del connection
+        waits.append(BUSY_S)
+        Clock.now += BUSY_S
+        raise OperationalError("", {}, sqlite3.OperationalError("database is locked"))
+
+    from sqlalchemy.exc import OperationalError
+
+    monkeypatch.setattr("router_core.ledger.schema.time", Clock)
+    monkeypatch.setattr("router_core.ledger.schema.check_ledger", check)
+    with pytest.raises(InputError, match="database is locked"):
+        LedgerReader(url_of(tmp_path))
+    assert waits == [BUSY_S]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("sqlalchemy", reason="needs routenlp[ledger]")
@@ -25,7 +27,8 @@ from ledgers import accepted, both, escalated, start, url_of
 from router_core import Answer, InputError
 from router_core.audits import AuditDecision
 from router_core.ledger import Ledger, new_id
-from router_core.ledger.files import import_into
+from router_core.ledger.files import route_rows
+from router_core.ledger.importing import import_into
 from router_core.ledger.reader import LedgerReader
 from router_core.ledger.records import records_from_ledger
 from router_core.ledger.sample import logged_queries, uniform_sample
@@ -193,6 +196,45 @@ def test_records_retention_and_import(url: str, tmp_path: Path) -> None:
     with LedgerReader(url).connect() as connection:
         assert retire(connection, 100.0) == 500 + 1_000
     assert LedgerReader(url).stats()["texts"] == 700
+
+
+def test_imports_grades_and_vectors(url: str, tmp_path: Path) -> None:
+    """An import changes no grade and takes no impossible value; vectors retire with or without their texts."""
+    import sqlalchemy as sa
+
+    with Ledger(url, store_text=True) as ledger:
+        decision = AuditDecision(new_id(), True, 0.5)
+        ledger.append(
+            escalated(), text="a", answers=both(), reference="large", audit=decision, hidden=np.ones(4), at=1.0
+        )
+        ledger.audited(decision.id, (), position=2, quality={"small": 0.0, "large": 1.0}, value=1.0, text="x")
+    reader = LedgerReader(url)
+    (row,) = route_rows(reader)
+    file = tmp_path / "in.jsonl"
+    row["attempts"][0]["quality"] = 1.0
+    file.write_text(json.dumps(row))
+    assert import_into(str(file), url)["new"] == 0
+    (route,) = reader.routes(hidden=True)
+    assert (route.attempts[0].quality, len(route.hidden or b"")) == (0.0, 16)
+    assert records_from_ledger(url, split="calib").split == ["calib"]
+    file.write_text(json.dumps({**row, "id": "fine"}) + "\n" + json.dumps({**row, "id": "x" * 65}))
+    with pytest.raises(InputError, match="line 2: 'id' must be at most 64"):
+        import_into(str(file), url)
+    assert LedgerReader(url).stats()["routes"] == 1
+    with reader.connect() as connection:
+        connection.execute(sa.text("UPDATE routenlp_routes SET text = NULL"))
+        connection.execute(sa.text("DROP INDEX routenlp_routes_hidden"))
+        connection.commit()
+    Ledger(url).close()
+    with reader.connect() as connection:
+        assert "routenlp_routes_hidden" in {
+            one["name"] for one in sa.inspect(connection).get_indexes("routenlp_routes")
+        }
+        connection.rollback()
+        # The vector, and the answers of the same time.
+        assert retire(connection, 100.0) == 1 + 2
+    (route,) = reader.routes(hidden=True)
+    assert route.hidden is None
 
 
 def test_two_processes_start_and_write_at_once(url: str) -> None:
