@@ -78,8 +78,10 @@ def collect(
     from router_core.records_file import RECORD_SUFFIXES
     from router_core.redaction import Redaction
 
-    check_target(json_file, "--json", taken=[prompts, tiers, out, f"{out}.journal.jsonl"])
+    kept = out.with_name(f"{out.name}.journal.jsonl")
+    check_target(json_file, "--json", taken=[prompts, tiers, out, kept])
     check_target(out, "--out", RECORD_SUFFIXES, [prompts, tiers])
+    check_target(kept, "the journal of --out,", taken=[prompts, tiers])
     if out.suffix.lower() == ".parquet":
         _need_packages("pyarrow")
     judge = judged_by(metric)
@@ -93,7 +95,6 @@ def collect(
     redaction = Redaction.of_environment(redact or ())
     for prompt in found.prompts:
         redaction(prompt.text)
-    kept = out.with_name(f"{out.name}.journal.jsonl")
     if out.exists() and not kept.exists():
         raise InputError(f"--out {out} exists, and no journal says that collect made it; choose another --out")
     told: dict[str, Any] = {"out": str(out), "metric": metric, "budget_usd": budget}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from routenlp_integrations.cli.output import STDOUT, check_target, console, write_json
+from routenlp_integrations.cli.output import STDOUT, check_folder, check_target, console, write_json
 from routenlp_integrations.cli.progress import progress_bar
 from router_core.errors import InputError, MissingExtraError
 
@@ -89,10 +89,17 @@ def distill(
     """Distil a cheap tier from a teacher's answers: an encoder for labels and tags, a small language model for text."""
     from importlib.util import find_spec
 
+    from routenlp_integrations.cli.teaching import journal_of, learn_from
+
+    asked = teacher is not None and teacher.endswith(_TIERS)
+    inputs = [*pairs, *(replay or ()), parent, bundle, source, teacher if asked else None]
+    check_target(json_file, "--json", taken=[*inputs, out, journal_of(out)])
+    check_folder(out, "--out", inputs)
+    if asked and journal_of(out).parent.is_dir():
+        check_target(journal_of(out), "the journal of --out,", taken=inputs)
     if any(find_spec(name) is None for name in _PACKAGES):
         raise MissingExtraError("train", "distil a student")
     from routenlp_integrations.cli.teacher import live_teacher
-    from routenlp_integrations.cli.teaching import learn_from
     from router_core.bundle import Bundle
     from router_core.checkpoint import CHECKPOINT, Checkpoint
     from router_core.folder import check_output
@@ -103,10 +110,9 @@ def distill(
 
     if kind not in KINDS:
         raise InputError(f"--kind is {kind!r}; use one of {', '.join(KINDS)}")
-    check_target(json_file, "--json")
     check_output(out, CHECKPOINT)
     options = _options(kind, export, finetune, balance, source=source, prompt_template=template, max_tokens=max_tokens)
-    live = None if teacher is None or not teacher.endswith(_TIERS) else live_teacher(Path(teacher))
+    live = live_teacher(Path(teacher)) if teacher is not None and asked else None
     found = read_pairs(pairs, kind, teacher=None if live else teacher, task=task, asked=live is not None)
     earlier = read_pairs(replay, kind, task=task).pairs if replay else ()
     before = None if parent is None else Checkpoint.load(parent)

@@ -211,6 +211,17 @@ def test_bad_rounds_change_nothing(folder: Path, capsys: pytest.CaptureFixture[s
     assert main(go_on(folder)) == 0
 
 
+def test_a_report_never_replaces_what_a_loop_lives_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Records that only the plan names, folds, journals and what serves: refused before anything is read."""
+    root = folder / "root"
+    (records,) = json.loads((root / "loop" / "plan.json").read_text())["records"]
+    before, content = left(folder), Path(records).read_bytes()
+    kept = (root / "loop" / "folds.json", root / "rounds" / "0000" / "journal.json", root / "current")
+    for target in (Path(records), folder / "ledger.db", *kept):
+        assert "name another file" in refused(go_on(folder, "--json", target), capsys)
+    assert (left(folder), Path(records).read_bytes()) == (before, content)
+
+
 def test_a_round_takes_a_plan_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A loop that was started from Python has no plan; given one with its records, its rounds run."""
     (folder / "root" / "loop" / "plan.json").unlink()
