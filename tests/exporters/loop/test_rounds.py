@@ -44,16 +44,6 @@ STEPS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a started loop and the ledger that its first release left."""
-    folder = tmp_path_factory.mktemp("loop")
-    records = loop_records()
-    start(folder / "root", records, options=loop_options(), checkpoints=first_students(), distil=fake_distil)
-    stream(folder / "root", f"sqlite:///{folder / 'ledger.db'}", records)
-    return folder
-
-
 @pytest.fixture
 def folder(begun: Path, tmp_path: Path) -> Path:
     """A copy of it to change."""
