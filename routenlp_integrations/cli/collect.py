@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from routenlp_integrations.cli.interrupts import asyncio_interrupts
 from routenlp_integrations.cli.output import STDOUT, check_target, complain, console, write_json
 from routenlp_integrations.cli.progress import progress_bar
 from router_core.errors import InputError, MissingExtraError, TierError
@@ -206,7 +207,8 @@ def _ask(job: _Job, concurrency: int) -> Outcome:
                 if progress is not None:
                     progress(f"{done} of {total} prompts, {_usd(spent)} USD spent, {_usd(left)} left", done, total)
 
-            return asyncio.run(Collection(askers, judge, tick).run(job.prompts, concurrency))
+            with asyncio_interrupts():
+                return asyncio.run(Collection(askers, judge, tick).run(job.prompts, concurrency))
     except ExceptionGroup as group:
         raise group.exceptions[0] from None
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from dataclasses import replace
@@ -80,7 +81,7 @@ def distill(
     export: Annotated[
         str, typer.Option(help="Of a generative student: adapter (needs the base when served) or merged.")
     ] = "adapter",
-    seed: Annotated[int, typer.Option(help="Fixes everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Fixes everything random.", min=0, max=2**32 - 1)] = 0,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write what was done as JSON to this file; - for stdout."),
@@ -103,11 +104,15 @@ def distill(
     from router_core.bundle import Bundle
     from router_core.checkpoint import CHECKPOINT, Checkpoint
     from router_core.folder import check_output
-    from router_core.release import bundle_folder
+    from router_core.release import bundle_folder, is_name
 
     quiet()
     from exporters.students import KINDS, distil, read_pairs, within_budget
 
+    if budget is not None and not (math.isfinite(budget) and budget >= 0):
+        raise InputError(f"--budget is {budget}; it must be a number of US dollars, not negative")
+    if not is_name(tier):
+        raise InputError(f"--tier {tier!r} cannot name a folder of a release; use letters and digits")
     if kind not in KINDS:
         raise InputError(f"--kind is {kind!r}; use one of {', '.join(KINDS)}")
     check_output(out, CHECKPOINT)
