@@ -78,6 +78,7 @@ def test_shuffled_labels(folder: Path) -> None:
     assert report.outcome == "refused"
     assert "not shown to be cheaper" in " ".join(report.reasons["cost"])
     assert Release.current(folder / "root").id == "r0001"
+    assert not (folder / "root" / "releases" / "r0002").exists()
 
 
 def other_fold(work: Any) -> list[int]:
