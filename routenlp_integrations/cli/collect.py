@@ -79,7 +79,7 @@ def collect(
     from router_core.records_file import RECORD_SUFFIXES
     from router_core.redaction import Redaction
 
-    kept = out.with_name(f"{out.name}.journal.jsonl")
+    kept = out.parent / f"{out.name}.journal.jsonl"
     check_target(json_file, "--json", taken=[prompts, tiers, out, kept])
     check_target(out, "--out", RECORD_SUFFIXES, [prompts, tiers])
     check_target(kept, "the journal of --out,", taken=[prompts, tiers])

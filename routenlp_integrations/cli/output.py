@@ -162,7 +162,7 @@ def check_outside(path: Path, option: str) -> None:
                 f"{option} {path}: {within} is a release or a ROOT of them, which promotion and the loop alone "
                 f"write to; {_ANOTHER}"
             )
-        bundle = place.with_name(place.name.removesuffix(lapse_file("b").name[1:]) or ".")
+        bundle = place.parent / place.name.removesuffix(lapse_file("b").name[1:])
         if bundle != place and (bundle / MANIFEST).is_file():
             raise InputError(f"{option} {path} is where the lapses of {bundle} are told; {_ANOTHER}")
 
@@ -185,7 +185,7 @@ def check_folder(path: Path, option: str, taken: Iterable[Path | str | None]) ->
         Naming the folder.
     """
     check_outside(path, option)
-    whole = path.resolve()
+    whole = Path(os.path.realpath(path))
     for other in taken:
         if any(whole in used.parents for used in _files_of(other)):
             raise InputError(f"{option} {path} is replaced as a whole, and this command reads {other}; {_ANOTHER}")
@@ -193,7 +193,8 @@ def check_folder(path: Path, option: str, taken: Iterable[Path | str | None]) ->
 
 def _places(path: Path) -> set[Path]:
     """Where a path is, and where it leads to if it is a link."""
-    return {path.parent.resolve() / path.name, path.resolve()}
+    # realpath, as a link that leads to itself makes Path.resolve raise.
+    return {Path(os.path.realpath(path.parent)) / path.name, Path(os.path.realpath(path))}
 
 
 def _files_of(given: Path | str | None) -> Iterator[Path]:
@@ -209,7 +210,7 @@ def _files_of(given: Path | str | None) -> Iterator[Path]:
     if str(given).lower().startswith("sqlite") and name:
         file = Path(name)
         for end in ("", "-wal", "-shm", "-journal"):
-            yield from _places(file.with_name(file.name + end))
+            yield from _places(file.parent / (file.name + end))
 
 
 def _is_kept(folder: Path) -> bool:

@@ -25,7 +25,7 @@ __all__ = ["journal_of", "learn_from"]
 
 def journal_of(out: Path) -> Path:
     """Where the answers that were paid for are kept: beside the checkpoint."""
-    return out.absolute().with_name(f"{out.absolute().name}.teacher.jsonl")
+    return out.absolute().parent / f"{out.absolute().name}.teacher.jsonl"
 
 
 def learn_from(

@@ -70,6 +70,8 @@ WRITES = [
     [*EVALUATE, "--plot", "root/loop/x.png"],
     [*COLLECT, "root/loop/x.jsonl"],
     ["collect", "prompts.jsonl.journal.jsonl", *COLLECT[2:], "prompts.jsonl"],
+    [*COLLECT, "."],
+    [*COLLECT, "/"],
     ["ledger", "export", "sqlite:///ledger.db", "--out", "root/loop/x.jsonl"],
     [*DISTILL[:-1], "root/releases/r0001/checkpoints/small@mood"],
     [*DISTILL[:-1], "bundle/student"],
@@ -86,9 +88,8 @@ def test_no_command_writes_over_what_it_reads_or_what_is_kept(
     said = run(*words)
     assert said.code == 2
     assert said.err.count("\n") == 1, said.err
-    assert any(
-        why in said.err for why in ("name another file", "is a folder; name a file in it", "does not exist; make it")
-    ), said.err
+    whys = ("name another file", "is a folder; name a file in it", "does not exist; make it", "the file must end in")
+    assert any(why in said.err for why in whys), said.err
     assert hashes_of(place) == before
     assert not (place / "new").exists()
 
@@ -99,6 +100,8 @@ def test_other_files_may_be_written(place: Path) -> None:
     (place / "site" / "releases").mkdir(parents=True)
     for name in ("new.json", "report.json", "site/x.json", "site/releases/x.json", "other.lapse.json"):
         check_target(place / name, "--json", taken=[place / "records.jsonl", "sqlite:///ledger.db", place / "root"])
+    (place / "ring.json").symlink_to("ring.json")
+    check_target(place / "ring.json", "--json", taken=[place / "records.jsonl"])
     check_target(Path("-"), "--json", taken=[Path("-")])
     check_folder(place / "student", "--out", [place / "pairs.jsonl", place / "student"])
     (place / "student").mkdir()
