@@ -145,25 +145,30 @@ def answers_of(route: LoggedRoute) -> dict[str, LoggedAttempt]:
 
 
 def told_answer(attempt: LoggedAttempt, tier: Tier, text: str) -> dict[str, Any]:
-    """What is kept of a logged answer; a cost that was not logged is the tier's price for its tokens."""
-    cost = attempt.cost_usd
-    if cost is None:
-        cost = tier.price(
-            attempt.prompt_tokens or estimate_tokens(text),
-            attempt.completion_tokens or estimate_tokens(attempt.answer or ""),
-        )
+    """What is kept of a logged answer."""
+    tokens = attempt.prompt_tokens, attempt.completion_tokens
     return {
-        "response": attempt.answer, "cost_usd": cost, "prompt_tokens": attempt.prompt_tokens,
-        "completion_tokens": attempt.completion_tokens, "signals": dict(attempt.signals or {}),
+        "response": attempt.answer, "cost_usd": _cost(tier, text, attempt.answer, tokens, attempt.cost_usd),
+        "prompt_tokens": tokens[0], "completion_tokens": tokens[1], "signals": dict(attempt.signals or {}),
     }  # fmt: skip
 
 
-def told_lesson(lesson: Lesson) -> dict[str, Any]:
-    """What is kept of an answer that was asked for."""
+def told_lesson(lesson: Lesson, tier: Tier, text: str) -> dict[str, Any]:
+    """What is kept of an answer that was asked for, whatever was paid for it."""
     return {
-        "response": lesson.text, "cost_usd": lesson.cost_usd, "prompt_tokens": None, "completion_tokens": None,
-        "signals": {},
+        "response": lesson.text, "cost_usd": _cost(tier, text, lesson.text, (None, None), lesson.cost_usd),
+        "prompt_tokens": None, "completion_tokens": None, "signals": {},
     }  # fmt: skip
+
+
+def _cost(tier: Tier, text: str, answer: str | None, tokens: tuple[int | None, int | None], usd: float | None) -> float:
+    """US dollars by the portfolio's prices, so that all rows are on one list; what it cost where it has none."""
+    if not tier.priced and usd is not None:
+        return usd
+    return tier.price(
+        estimate_tokens(text) if tokens[0] is None else tokens[0],
+        estimate_tokens(answer or "") if tokens[1] is None else tokens[1],
+    )
 
 
 def _joined(records: Records, more: Records) -> Records:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from exporters.loop.audited import read_spent, released_keys
-from exporters.loop.files import read_json
 from exporters.loop.fresh import FreshAudits
 from exporters.loop.journal import Journal
 from exporters.loop.missing import asked_usd
@@ -128,7 +127,7 @@ def read_until(state: State) -> float | None:
 
 def read_folds(state: State, work: Work) -> set[int]:
     """Folds that were read, by every trace that is left: the list, journals of rounds, calib keys of releases."""
-    found = {int(fold) for fold in (read_json(state.spent) if state.spent.exists() else {})}
+    found = set(map(int, state.spent_folds()))
     for number in state.rounds():
         journal = Journal(state.round(number))
         if number and journal.done("retrain") and journal.begun["fold"] is not None:

@@ -12,7 +12,7 @@ from router_core.arrays import dump_json
 from router_core.durable import write_file, writing
 from router_core.errors import InputError
 
-__all__ = ["hashes_of", "read_json", "read_lines", "write_json", "write_lines"]
+__all__ = ["check_keys", "hashes_of", "read_json", "read_lines", "write_json", "write_lines"]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -33,6 +33,32 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is missing or damaged ({type(error).__name__}); restore it") from None
+
+
+def check_keys(path: Path, told: Any, keys: Mapping[str, type | tuple[type, ...]], mend: str) -> None:
+    """Refuse JSON that the loop cannot have written.
+
+    Parameters
+    ----------
+    path
+        Where it was read, for the message.
+    told
+        What was read.
+    keys
+        What must be in it, and of which types.
+    mend
+        What to do about it, for the message.
+
+    Raises
+    ------
+    InputError
+        Naming the file, what is wrong in it, and what to do.
+    """
+    if not isinstance(told, dict):
+        raise InputError(f"{path} is damaged (it holds no object); {mend}")
+    for key, kind in keys.items():
+        if not isinstance(told.get(key), kind) or isinstance(told[key], bool):
+            raise InputError(f"{path} is damaged (it has no {key!r} as the loop writes it); {mend}")
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from exporters.fence import Keys, item_keys
-from exporters.loop.files import read_json, write_json
+from exporters.loop.files import check_keys, read_json, write_json
 from router_core.errors import InputError
 from router_core.groups import unit_interval
 from router_core.keys import hash_keys, ids_sha256
@@ -91,7 +91,8 @@ class Folds:
             When it is missing, or was changed.
         """
         told = read_json(path)
-        found = cls(tuple(tuple(part) for part in told["ids"]), tuple(told["sha256"]))
+        check_keys(path, told, {"ids": list, "sha256": list, "seal": str}, "restore it, or start in another folder")
+        found = cls(tuple(tuple(map(str, part)) for part in told["ids"]), tuple(map(str, told["sha256"])))
         if told.get("seal") != found._seal():
             raise InputError(f"{path} was changed after the folds were allocated; restore it")
         return found

@@ -15,13 +15,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from exporters.loop.files import hashes_of, read_json, write_json
+from exporters.loop.files import check_keys, hashes_of, read_json, write_json
 from router_core.durable import rename_folder, sync_tree
 from router_core.errors import InputError
 
 __all__ = ["JOURNAL", "Journal", "locked"]
 
 JOURNAL = "journal.json"
+# What a round was begun with; the start, round 0, is compared with what it is given instead.
+_BEGUN: dict[str, type | tuple[type, ...]] = {
+    "options": str,
+    "round": int,
+    "incumbent": str,
+    "until": (int, float),
+    "fold": (int, type(None)),
+}
 
 
 class Journal:
@@ -43,7 +51,7 @@ class Journal:
     def __init__(self, folder: Path, begun: Mapping[str, Any] | None = None) -> None:
         self.folder, self._path = folder, folder / JOURNAL
         if self._path.exists():
-            told = read_json(self._path)
+            told = self._read()
             self.begun: dict[str, Any] = told["begun"]
             self.steps: dict[str, dict[str, Any]] = told["steps"]
             return
@@ -52,6 +60,18 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.begun, self.steps = dict(begun), {}
         self._save()
+
+    def _read(self) -> dict[str, Any]:
+        number = self.folder.name
+        mend = "restore it, or start in another folder"
+        if is_round := number.isdigit() and int(number) > 0:
+            mend = f"restore it, or remove {self.folder} to lose the round and its calibration fold"
+        told: dict[str, Any] = read_json(self._path)
+        check_keys(self._path, told, {"begun": dict, "steps": dict}, mend)
+        check_keys(self._path, told["begun"], _BEGUN if is_round else {}, mend)
+        for step in told["steps"].values():
+            check_keys(self._path, step, {"files": dict, "told": dict}, mend)
+        return told
 
     def path(self, step: str) -> Path:
         """Folder of a step's files."""

@@ -83,7 +83,7 @@ class Missing:
             asked += len(taught.lessons)
             for row in missing:
                 if lesson := taught.lessons.get(row["query_id"]):
-                    row["tiers"][tier.name] = told_lesson(lesson)
+                    row["tiers"][tier.name] = told_lesson(lesson, tier, row["prompt"])
             if lacking := len(missing) - len(taught.lessons):
                 raise InputError(
                     f"{place}: {lacking} of {len(rows)} sampled queries got no answer of {tier.name!r} "

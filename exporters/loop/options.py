@@ -153,7 +153,7 @@ class LoopOptions:
         for name in ("per_task", "most", "least", "concurrency"):
             check_number(name, getattr(self, name), "at least 1", lambda x: x >= 1, whole=True)
         check_number("budget_usd", self.budget_usd, "not negative", lambda x: x >= 0)
-        check_number("seed", self.seed, "not negative", lambda x: x >= 0, whole=True)
+        check_number("seed", self.seed, "in [0, 2**32)", lambda x: 0 <= x < 2**32, whole=True)
 
     @property
     def grades(self) -> dict[str, str | Grade]:

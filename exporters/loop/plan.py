@@ -35,7 +35,7 @@ from router_core.fitting.fit_bundle import FitSettings
 from router_core.portfolio import Portfolio, derive_prices
 from router_core.records import Records
 
-__all__ = ["options_of", "read_plan", "with_budget"]
+__all__ = ["options_of", "portfolio_file", "read_plan", "with_budget"]
 
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 # Stands in for the default None where a field is checked by the type of its default.
@@ -51,15 +51,25 @@ def read_plan(path: Path) -> dict[str, Any]:
     InputError
         When the file is no TOML.
     """
+    told = _read(path)
+    if (prices := portfolio_file(path)) is not None:
+        told["portfolio"] = Portfolio.load(prices).to_json()
+    return told
+
+
+def portfolio_file(path: Path) -> Path | None:
+    """The file of prices that a plan names; None when it names none. Raises like `read_plan`."""
+    named = _read(path).get("portfolio")
+    return path.parent / named if isinstance(named, str) else None
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid TOML ({error})") from None
-    if isinstance(told.get("portfolio"), str):
-        told["portfolio"] = Portfolio.load(path.parent / told["portfolio"]).to_json()
-    return told
 
 
 def options_of(told: Mapping[str, Any], records: Records) -> LoopOptions:
@@ -115,9 +125,11 @@ def _task(task: str, row: Any) -> TaskPlan:
     more = dict(row)
     given = more.pop("options", None)
     if given is not None:
+        if not isinstance(given, Mapping):
+            raise InputError(f"{place} options is {given!r}; it must be a table, as in {place[:-1]}.options]")
         generative = row.get("kind") == "generative"
-        options = {key: tuple(value) if isinstance(value, list) else value for key, value in dict(given).items()}
-        if isinstance(options.get("head"), Mapping):
+        options = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        if "head" in options:
             options["head"] = _made(HeadOptions, f"{place} head", options["head"])
         more["options"] = _made(GenerativeOptions if generative else EncoderOptions, f"{place} options", options)
     made: TaskPlan = _made(TaskPlan, place, more)

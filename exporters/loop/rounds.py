@@ -14,7 +14,7 @@ from typing import Any
 
 from exporters.loop.audited import kept_keys, read_fold, read_spent, spent_keys, with_fold
 from exporters.loop.beginning import next_round
-from exporters.loop.files import read_json, write_json
+from exporters.loop.files import write_json
 from exporters.loop.fresh import FreshAudits, FreshFold
 from exporters.loop.journal import Journal, locked
 from exporters.loop.learning import Learning
@@ -184,7 +184,7 @@ def _with_audits(work: Work, journal: Journal, incumbent: Release, ledger: str, 
 
 def _spend(state: State, fold: int, by: float) -> None:
     """Write down that a fold is read from now on, by whom, before it is."""
-    spent: dict[str, Any] = read_json(state.spent) if state.spent.exists() else {}
+    spent = state.spent_folds()
     if spent.get(str(fold), by) != by:
         raise InputError(
             f"{state.spent}: fold {fold} was read by a round that is gone; remove this round and begin anew"

@@ -230,5 +230,10 @@ def _by_task(checkpoints: Mapping[str, Checkpoint | Path], options: LoopOptions)
             )
         loaded = given if isinstance(given, Checkpoint) else Checkpoint.load(given)
         for one in [task] if mark else list(options.plans):
+            if loaded.tier not in (options.tier, f"{options.tier}@{one}"):
+                raise InputError(
+                    f"checkpoint {name!r} was made for the tier {loaded.tier!r}, not for {options.tier!r}; give one "
+                    "that was"
+                )
             found[one] = loaded
     return found

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from exporters.fence import NO_KEYS, Keys
-from exporters.loop.files import read_json, read_lines, write_lines
+from exporters.loop.files import check_keys, read_json, read_lines, write_lines
 from exporters.loop.journal import JOURNAL
 from exporters.students.data import Pair
 from router_core.errors import InputError
@@ -65,11 +65,32 @@ class State:
         Raises
         ------
         InputError
-            When no loop was started here.
+            When no loop was started here, or what says so is damaged.
         """
         if not self.started:
             raise InputError(f"{self.root} holds no loop; begin with `routenlp loop start`")
         told: dict[str, Any] = read_json(self.start)
+        check_keys(
+            self.start,
+            told,
+            dict.fromkeys(("release", "tier", "records"), str),
+            "restore it, or start in another folder",
+        )
+        return told
+
+    def spent_folds(self) -> dict[str, float]:
+        """Folds that were read, each with the moment of the round that read it.
+
+        Raises
+        ------
+        InputError
+            When the list is damaged.
+        """
+        told: dict[str, float] = read_json(self.spent) if self.spent.exists() else {}
+        mend = "restore it, or remove it: rounds and releases tell too which folds were read"
+        check_keys(self.spent, told, {}, mend)
+        if not all(fold.isdigit() for fold in told):
+            raise InputError(f"{self.spent} is damaged (it names no folds); {mend}")
         return told
 
     def round(self, number: int) -> Path:
@@ -98,8 +119,19 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
 
 
 def read_pairs_of(path: Path) -> list[Pair]:
-    """Read what `write_pairs` wrote."""
-    return [Pair(**{**row, "tags": None if row["tags"] is None else tuple(row["tags"])}) for row in read_lines(path)]
+    """Read what `write_pairs` wrote.
+
+    Raises
+    ------
+    InputError
+        When it is damaged.
+    """
+    try:
+        return [
+            Pair(**{**row, "tags": None if row["tags"] is None else tuple(row["tags"])}) for row in read_lines(path)
+        ]
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{path} is damaged, and tells what students learned from; restore it") from None
 
 
 def pairs_keys(pairs: Mapping[str, Sequence[Pair]]) -> Keys:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from routenlp_integrations.cli.interrupts import asyncio_interrupts
 from routenlp_integrations.cli.output import STDOUT, check_target, complain, console, write_json
 from routenlp_integrations.cli.progress import progress_bar
 from router_core.errors import InputError, MissingExtraError, TierError
@@ -78,8 +79,10 @@ def collect(
     from router_core.records_file import RECORD_SUFFIXES
     from router_core.redaction import Redaction
 
-    check_target(json_file, "--json", taken=[prompts, tiers, out, f"{out}.journal.jsonl"])
+    kept = out.parent / f"{out.name}.journal.jsonl"
+    check_target(json_file, "--json", taken=[prompts, tiers, out, kept])
     check_target(out, "--out", RECORD_SUFFIXES, [prompts, tiers])
+    check_target(kept, "the journal of --out,", taken=[prompts, tiers])
     if out.suffix.lower() == ".parquet":
         _need_packages("pyarrow")
     judge = judged_by(metric)
@@ -93,7 +96,6 @@ def collect(
     redaction = Redaction.of_environment(redact or ())
     for prompt in found.prompts:
         redaction(prompt.text)
-    kept = out.with_name(f"{out.name}.journal.jsonl")
     if out.exists() and not kept.exists():
         raise InputError(f"--out {out} exists, and no journal says that collect made it; choose another --out")
     told: dict[str, Any] = {"out": str(out), "metric": metric, "budget_usd": budget}
@@ -205,7 +207,8 @@ def _ask(job: _Job, concurrency: int) -> Outcome:
                 if progress is not None:
                     progress(f"{done} of {total} prompts, {_usd(spent)} USD spent, {_usd(left)} left", done, total)
 
-            return asyncio.run(Collection(askers, judge, tick).run(job.prompts, concurrency))
+            with asyncio_interrupts():
+                return asyncio.run(Collection(askers, judge, tick).run(job.prompts, concurrency))
     except ExceptionGroup as group:
         raise group.exceptions[0] from None
     except KeyboardInterrupt:

@@ -45,12 +45,14 @@ def demo(
     ] = False,
 ) -> None:
     """Fit, certify and route the records that ship with the package. No key, no network."""
-    check_target(json_file, "--json")
+    if loop and out == _OUT:
+        out = Path("routenlp-demo-loop")
+    check_target(json_file, "--json", taken=[out, DATA])
     need_fit("run the demo")
     if loop:
         from routenlp_integrations.cli.demo_loop import demo_loop
 
-        demo_loop(DATA, out if out != _OUT else Path("routenlp-demo-loop"), json_file)
+        demo_loop(DATA, out, json_file)
         return
     from routenlp_integrations.cli.demo_routes import agree, route_all, test_rows
     from routenlp_integrations.cli.summary import summarise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from routenlp_integrations.cli.output import STDOUT, check_target, console, write_json
+from routenlp_integrations.cli.output import STDOUT, check_folder, check_target, console, write_json
 from routenlp_integrations.cli.progress import progress_bar
 from router_core.errors import InputError, MissingExtraError
 
@@ -80,7 +81,7 @@ def distill(
     export: Annotated[
         str, typer.Option(help="Of a generative student: adapter (needs the base when served) or merged.")
     ] = "adapter",
-    seed: Annotated[int, typer.Option(help="Fixes everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Fixes everything random.", min=0, max=2**32 - 1)] = 0,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write what was done as JSON to this file; - for stdout."),
@@ -89,24 +90,34 @@ def distill(
     """Distil a cheap tier from a teacher's answers: an encoder for labels and tags, a small language model for text."""
     from importlib.util import find_spec
 
+    from routenlp_integrations.cli.teaching import journal_of, learn_from
+
+    asked = teacher is not None and teacher.endswith(_TIERS)
+    inputs = [*pairs, *(replay or ()), parent, bundle, source, teacher if asked else None]
+    check_target(json_file, "--json", taken=[*inputs, out, journal_of(out)])
+    check_folder(out, "--out", inputs)
+    if asked and journal_of(out).parent.is_dir():
+        check_target(journal_of(out), "the journal of --out,", taken=inputs)
     if any(find_spec(name) is None for name in _PACKAGES):
         raise MissingExtraError("train", "distil a student")
     from routenlp_integrations.cli.teacher import live_teacher
-    from routenlp_integrations.cli.teaching import learn_from
     from router_core.bundle import Bundle
     from router_core.checkpoint import CHECKPOINT, Checkpoint
     from router_core.folder import check_output
-    from router_core.release import bundle_folder
+    from router_core.release import bundle_folder, is_name
 
     quiet()
     from exporters.students import KINDS, distil, read_pairs, within_budget
 
+    if budget is not None and not (math.isfinite(budget) and budget >= 0):
+        raise InputError(f"--budget is {budget}; it must be a number of US dollars, not negative")
+    if not is_name(tier):
+        raise InputError(f"--tier {tier!r} cannot name a folder of a release; use letters and digits")
     if kind not in KINDS:
         raise InputError(f"--kind is {kind!r}; use one of {', '.join(KINDS)}")
-    check_target(json_file, "--json")
     check_output(out, CHECKPOINT)
     options = _options(kind, export, finetune, balance, source=source, prompt_template=template, max_tokens=max_tokens)
-    live = None if teacher is None or not teacher.endswith(_TIERS) else live_teacher(Path(teacher))
+    live = live_teacher(Path(teacher)) if teacher is not None and asked else None
     found = read_pairs(pairs, kind, teacher=None if live else teacher, task=task, asked=live is not None)
     earlier = read_pairs(replay, kind, task=task).pairs if replay else ()
     before = None if parent is None else Checkpoint.load(parent)

@@ -14,9 +14,8 @@ from router_core.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from exporters.loop import LoopOptions, RoundReport
+    from exporters.loop import RoundReport
     from exporters.students.teacher import Ask
-    from router_core.records import Records
 
 __all__ = ["loop", "need_loop", "rollback", "show_round"]
 
@@ -47,18 +46,20 @@ def start(
     json_file: Json = None,
 ) -> None:
     """Cut calib into folds, make the first students, certify and promote the first release."""
-    check_target(json_file, "--json")
+    given = dict(_checkpoint(one) for one in checkpoint or ())
+    inputs = [root, *records, plan, *given.values()]
+    check_target(json_file, "--json", taken=inputs)
     need_loop()
     from exporters.loop import start as begin
-    from exporters.loop.plan import options_of, read_plan
+    from exporters.loop.plan import options_of, portfolio_file, read_plan
     from router_core.bundle import Bundle
     from router_core.records import read_records
 
     _quiet()
+    check_target(json_file, "--json", taken=[portfolio_file(plan)])
     told = read_plan(plan)
     found = read_records(records)
     options = options_of(told, found)
-    given = dict(_checkpoint(one) for one in checkpoint or ())
     screen = console(quiet=str(json_file) == STDOUT)
     with progress_bar(silent=screen.quiet) as progress:
         release = begin(
@@ -105,7 +106,7 @@ def one_round(
     json_file: Json = None,
 ) -> None:
     """Run the next round, or finish one that was cut short; promote its release if every check of the gate passes."""
-    check_target(json_file, "--json")
+    check_target(json_file, "--json", taken=[root, ledger, teacher, *(records or ()), plan])
     need_loop()
     if fresh not in (None, "audits"):
         raise InputError(
@@ -115,11 +116,16 @@ def one_round(
         if bound is not None and fresh is None:
             raise InputError(f"{name} bounds fresh audits; give it with --fresh audits")
     from exporters.loop import FreshAudits, run_round
-    from exporters.loop.plan import with_budget
+    from exporters.loop.plan import options_of, portfolio_file, with_budget
     from routenlp_integrations.cli.teacher import live_teacher, live_teachers, reference_of
+    from router_core.records import read_records
 
     _quiet()
-    options, found = _planned(root, records, plan)
+    check_target(json_file, "--json", taken=[None if plan is None else portfolio_file(plan)])
+    told, files = _planned(root, records, plan)
+    check_target(json_file, "--json", taken=files)
+    found = read_records(files)
+    options = options_of(told, found)
     asks: dict[str, Ask] = {}
     if teacher is not None and fresh is not None:
         asks = {name: one.ask for name, one in live_teachers(teacher).items()}
@@ -142,7 +148,7 @@ def rollback(
     json_file: Json = None,
 ) -> None:
     """Make the release before the current one current again, in one step."""
-    check_target(json_file, "--json")
+    check_target(json_file, "--json", taken=[root])
     from router_core.promotion import rollback as back
     from router_core.release import is_root
 
@@ -219,11 +225,11 @@ def _row(one: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def _planned(root: Path, records: list[Path] | None, plan: Path | None) -> tuple[LoopOptions, Records]:
+def _planned(root: Path, records: list[Path] | None, plan: Path | None) -> tuple[dict[str, Any], list[Path]]:
+    """What the plan says, and the files of the records."""
     from exporters.loop.files import read_json
-    from exporters.loop.plan import options_of, read_plan
+    from exporters.loop.plan import read_plan
     from exporters.loop.state import State
-    from router_core.records import read_records
 
     state = State(root)
     state.check_started()
@@ -233,8 +239,10 @@ def _planned(root: Path, records: list[Path] | None, plan: Path | None) -> tuple
     whole = isinstance(known, dict) and isinstance(known.get("plan"), dict) and isinstance(known.get("records"), list)
     if not whole or not all(isinstance(path, str) for path in known["records"]):
         raise InputError(f"{state.plan} is damaged; restore it, or remove it and give --plan and --records")
-    found = read_records(records or [Path(path) for path in known["records"]])
-    return options_of(known["plan"] if plan is None else read_plan(plan), found), found
+    files = records or [Path(path) for path in known["records"]]
+    if plan is None:
+        return known["plan"], files
+    return read_plan(plan), files
 
 
 def _checkpoint(given: str) -> tuple[str, Path]:

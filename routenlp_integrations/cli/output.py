@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -15,13 +15,26 @@ from router_core.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["STDOUT", "check_target", "complain", "console", "need_fit", "print_anything", "warn", "write_json"]
+__all__ = [
+    "STDOUT",
+    "check_folder",
+    "check_outside",
+    "check_target",
+    "complain",
+    "console",
+    "need_fit",
+    "print_anything",
+    "warn",
+    "write_json",
+]
 
 STDOUT = "-"
 """The value of ``--json`` that means standard output."""
 
 # Paths may hold bytes that are no text; what is printed of them is their escape, which is JSON's too.
 _UNPRINTABLE = "backslashreplace"
+
+_ANOTHER = "name another file or folder"
 
 _FIT_PACKAGES = ("crepes", "sklearn", "scipy", "numba")
 
@@ -95,13 +108,13 @@ def check_target(
     suffixes
         Endings allowed; any when empty.
     taken
-        Files and folders that the command reads, or writes something else to.
+        Files, folders and URLs of ledgers that the command reads, or writes something else to.
 
     Raises
     ------
     InputError
         When the path is a folder, its folder does not exist, its ending is not allowed, it is one of those taken or
-        lies in one, or it lies in a bundle or checkpoint.
+        lies in one, or it is a part of a bundle, a checkpoint, a release or a ROOT, be it through a link.
     """
     if path is None or (str(path) == STDOUT and not suffixes):
         return
@@ -113,16 +126,101 @@ def check_target(
         raise InputError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise InputError(f"{option} {path}: the folder {path.parent} is not writable; name another file")
-    if (path.parent / "manifest.json").is_file():
-        raise InputError(
-            f"{option} {path}: {path.parent} is a bundle or checkpoint, which holds nothing else; name another file"
-        )
-    whole = path.resolve()
+    places = _places(path)
     for other in taken:
-        if other is not None and "://" not in str(other) and str(other) != STDOUT:
-            used = Path(other).resolve()
-            if whole == used or used in whole.parents:
+        for used in _files_of(other):
+            if any(place == used or used in place.parents for place in places):
                 raise InputError(f"{option} {path} is what this command reads or writes as {other}; name another file")
+    check_outside(path, option)
+
+
+def check_outside(path: Path, option: str) -> None:
+    """Refuse a file or folder to write that would become, or replace, a part of what routenlp made.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    option
+        The option that names it, for the message.
+
+    Raises
+    ------
+    InputError
+        When it lies in a bundle, a checkpoint, a release or a ROOT, or tells the lapses of a bundle.
+    """
+    from router_core.folder import MANIFEST
+    from router_core.lapse import lapse_file
+
+    for place in _places(path):
+        if (place.parent / MANIFEST).is_file():
+            raise InputError(
+                f"{option} {path}: {place.parent} is a bundle or checkpoint, which holds nothing else; {_ANOTHER}"
+            )
+        if within := next((folder for folder in place.parents if _is_kept(folder)), None):
+            raise InputError(
+                f"{option} {path}: {within} is a release or a ROOT of them, which promotion and the loop alone "
+                f"write to; {_ANOTHER}"
+            )
+        bundle = place.parent / place.name.removesuffix(lapse_file("b").name[1:])
+        if bundle != place and (bundle / MANIFEST).is_file():
+            raise InputError(f"{option} {path} is where the lapses of {bundle} are told; {_ANOTHER}")
+
+
+def check_folder(path: Path, option: str, taken: Iterable[Path | str | None]) -> None:
+    """Refuse a folder to write that lies in what routenlp made, or in which one of the command's inputs lies.
+
+    Parameters
+    ----------
+    path
+        The folder, which is replaced as a whole.
+    option
+        The option that names it, for the message.
+    taken
+        Files and folders that the command reads.
+
+    Raises
+    ------
+    InputError
+        Naming the folder.
+    """
+    check_outside(path, option)
+    whole = Path(os.path.realpath(path))
+    for other in taken:
+        if any(whole in used.parents for used in _files_of(other)):
+            raise InputError(f"{option} {path} is replaced as a whole, and this command reads {other}; {_ANOTHER}")
+
+
+def _places(path: Path) -> set[Path]:
+    """Where a path is, and where it leads to if it is a link."""
+    # realpath, as a link that leads to itself makes Path.resolve raise.
+    return {Path(os.path.realpath(path.parent)) / path.name, Path(os.path.realpath(path))}
+
+
+def _files_of(given: Path | str | None) -> Iterator[Path]:
+    """Places that an input stands for; of a ledger in a file that and what SQLite keeps beside it."""
+    from router_core.ledger.url import is_ledger_url
+
+    if given is None or str(given) == STDOUT:
+        return
+    if not is_ledger_url(given):
+        yield from _places(Path(given))
+        return
+    name = str(given).partition(":///")[2].partition("?")[0]
+    if str(given).lower().startswith("sqlite") and name:
+        file = Path(name)
+        for end in ("", "-wal", "-shm", "-journal"):
+            yield from _places(file.parent / (file.name + end))
+
+
+def _is_kept(folder: Path) -> bool:
+    """Whether a folder is a release, or a ROOT of releases or of a loop that has begun."""
+    from router_core.release import BUNDLE_FOLDER, CURRENT, PREVIOUS, RELEASES
+
+    if folder.parent.name == RELEASES and (folder / BUNDLE_FOLDER).is_dir():
+        return True
+    serves = (folder / RELEASES).is_dir() and any((folder / name).is_file() for name in (CURRENT, PREVIOUS))
+    return serves or (folder / "loop" / "folds.json").is_file()
 
 
 def write_json(target: Path, value: Any) -> None:

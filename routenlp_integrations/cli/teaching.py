@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from exporters.students import Pair
     from routenlp_integrations.cli.teacher import LiveTeacher
 
-__all__ = ["learn_from"]
+__all__ = ["journal_of", "learn_from"]
+
+
+def journal_of(out: Path) -> Path:
+    """Where the answers that were paid for are kept: beside the checkpoint."""
+    return out.absolute().parent / f"{out.absolute().name}.teacher.jsonl"
 
 
 def learn_from(
@@ -69,7 +74,7 @@ def learn_from(
 
     if budget is None:
         raise InputError("a live teacher is paid; say how many US dollars with --budget")
-    book = out.absolute().with_name(f"{out.absolute().name}.teacher.jsonl")
+    book = journal_of(out)
     asked = [Question(one.query_id, one.prompt, group=one.group) for one in pairs if not is_answered(one)]
     if len({one.query_id for one in asked}) < len(asked):
         raise InputError("two rows to be answered have the same id; give each its own")

@@ -127,6 +127,10 @@ BAD: dict[str, tuple[list[dict[str, object]], list[str], str]] = {
     "export": (rows(4), ["--export", "merged"], "--export is of generative students"),
     "finetune": (rows(4), ["--kind", "generative", "--finetune", "2"], "--finetune and --balance are of encoder"),
     "budget": (rows(4, cost_usd=0.5), ["--budget", "0.1"], "pays for no answer; the first cost 0.5"),
+    "budget of nan": (rows(4, cost_usd=0.5), ["--budget", "nan"], "--budget is nan; it must be a number of US dollars"),
+    "budget below 0": (rows(4, cost_usd=0.5), ["--budget", "-1"], "--budget is -1.0; it must be"),
+    "seed": (rows(30), ["--seed", "-1"], "Invalid value for '--seed'"),
+    "tier": (rows(30), ["--tier", "a/b"], "--tier 'a/b' cannot name a folder of a release"),
     "source": (rows(30), ["--source", "/nowhere"], "/nowhere is neither a folder nor"),
     "template": (rows(30), ["--template", "Say {text}"], "does not have the form of the prompt template"),
 }

@@ -9,7 +9,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from loops import PORTFOLIO, TASKS, fake_distil, first_students, know, loop_opti
 
 import exporters.students
 import routenlp_integrations.cli.loop as commands
-from exporters.loop import FreshAudits, TaskPlan, run_round, start
-from exporters.loop.audited import read_fold, with_fold
+from exporters.loop import FreshAudits, TaskPlan, beginning, proving, run_round, start
+from exporters.loop.audited import read_fold, told_answer, told_lesson, with_fold
 from exporters.loop.beginning import read_folds
 from exporters.loop.files import hashes_of, read_lines
 from exporters.loop.fresh import FreshFold
 from exporters.loop.harvesting import Fence, harvest_failures
+from exporters.loop.journal import Journal
 from exporters.loop.learning import Learning
 from exporters.loop.missing import asked_usd
 from exporters.loop.state import State
@@ -44,6 +45,7 @@ from router_core.errors import BundleError, InputError, TierError
 from router_core.groups import hash_key, unit_interval
 from router_core.keys import hash_keys
 from router_core.ledger import Ledger
+from router_core.ledger.reader import LoggedAttempt
 from router_core.portfolio import Portfolio, Tier
 from router_core.promotion import new_release_id, promote, publish, rollback
 from router_core.release import Release
@@ -171,7 +173,15 @@ def test_a_round_on_fresh_audits_from_the_command_line(
     (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["loop", "round", root, "--ledger", url(folder), "--plan", folder / "plan.toml", "--json", folder / "told"]
     words = [str(word) for word in (*words, "--records", folder / "records.jsonl", "--fresh", "audits")]
+    certify, written = proving.certify_bundle, []
+
+    def looked(*given: Any, **more: Any) -> Any:
+        written.append(state.spent_audits.exists())
+        return certify(*given, **more)
+
+    monkeypatch.setattr(proving, "certify_bundle", looked)
     assert commands_main(words) == 0, capsys.readouterr().err
+    assert written == [True], "a fold is written down as used before it is read"
     shown = " ".join(capsys.readouterr().out.split())
     assert "round 1: promoted; release r0002 serves" in shown
     assert "each drawn with probability 0.5 among 680 logged queries, one of a group: a conversation, a text" in shown
@@ -212,6 +222,36 @@ def test_a_round_on_fresh_audits_from_the_command_line(
     with pytest.raises(InputError, match=r"too few new queries were audited \(0 of mood, 0 of tone\)"):
         a_round(folder)
     assert float(until) == json.loads((root / "rounds" / "0001" / "journal.json").read_text())["begun"]["until"]
+
+
+def test_audits_of_before_an_ordinary_round_certify_nothing(folder: Path) -> None:
+    """What serves may have learned from that time, so of the same ledger only what came since counts."""
+    given = {"records": loop_records(), "options": loop_options(), "distil": fake_distil}
+    assert run_round(folder / "root", ledger=url(folder), **given).promoted
+    before, until = left(folder), Journal(State(folder / "root").round(1)).begun["until"]
+    with pytest.raises(InputError, match=r"too few new queries were audited \(0 of mood, 0 of tone\)"):
+        a_round(folder)
+    with pytest.raises(InputError, match="were learned from or certified on already"):
+        a_round(folder, fresh=FreshAudits(since=until - 1.0))
+    assert left(folder) == before
+
+
+def test_audits_that_were_read_are_known_by_two_traces(folder: Path) -> None:
+    """The list of them and the journal of a refused round each tell since when there are new ones."""
+    state = State(folder / "root")
+    assert beginning._fresh_since(state, FreshAudits()) == 0.0
+    report = a_round(folder, distil=lambda *_, **__: know())
+    assert report.outcome == "refused"
+    until = Journal(state.round(1)).begun["until"]
+    assert beginning._fresh_since(state, FreshAudits()) == until
+    listed = state.spent_audits.read_text()
+    state.spent_audits.unlink()
+    assert beginning._fresh_since(state, FreshAudits()) == until
+    state.spent_audits.write_text(listed)
+    shutil.rmtree(state.round(1))
+    assert beginning._fresh_since(state, FreshAudits()) == until
+    state.spent_audits.unlink()
+    assert beginning._fresh_since(state, FreshAudits()) == 0.0
 
 
 def commands_main(words: list[str]) -> int:
@@ -370,8 +410,23 @@ def test_missing_answers_are_asked_and_paid_once(folder: Path, tmp_path: Path) -
     assert (told["asked"], told["usd"]) == (10, pytest.approx(0.06))
     fold = read_fold(tmp_path, PORTFOLIO)
     assert [row[1] for row in fold.response[:12]] == ["bad"] * 10 + ["good"] * 2
-    assert fold.cost[0, 1] == 0.01
+    # What was paid for an answer is of the teacher's list; the fold is compared on the portfolio's.
+    assert fold.cost[:, 1].tolist() == [1e-3] * 80
     assert np.isnan(fold.prompt_tokens[0, 1])
+
+
+def test_every_answer_of_a_fold_has_the_portfolios_price() -> None:
+    """Logged at another price or asked at another, of tokens that are known or not; without a price what it cost."""
+    nothing = dict.fromkeys(field.name for field in fields(LoggedAttempt))
+    logged = LoggedAttempt(
+        **{**nothing, "answer": "well", "cost_usd": 7.0, "prompt_tokens": 10, "completion_tokens": 3}
+    )  # type: ignore[arg-type]
+    tier = Tier("large", input_usd_per_m=1e6, output_usd_per_m=2e6)
+    assert told_answer(logged, tier, "four")["cost_usd"] == 16.0
+    assert told_answer(replace(logged, completion_tokens=None, cost_usd=None), tier, "four")["cost_usd"] == 12.0
+    assert told_lesson(Lesson("well", 7.0), tier, "four")["cost_usd"] == 3.0
+    assert told_answer(logged, Tier("large"), "four")["cost_usd"] == 7.0
+    assert told_lesson(Lesson("well", 7.0), Tier("large"), "four")["cost_usd"] == 7.0
 
 
 def test_other_tiers_are_asked_too_unless_signals_decide(folder: Path, tmp_path: Path) -> None:

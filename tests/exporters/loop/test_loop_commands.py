@@ -13,7 +13,7 @@ import pytest
 for _name in ("sqlalchemy", "sklearn", "filelock"):
     pytest.importorskip(_name, reason="needs routenlp[fit,ledger] and filelock")
 
-from loops import PORTFOLIO, TASKS, fake_distil, first_students, loop_records, stream
+from loops import PORTFOLIO, TASKS, fake_distil, first_students, know, loop_records, stream
 
 import exporters.students
 import routenlp_integrations.cli.loop as commands
@@ -155,6 +155,9 @@ BAD_PLANS = {
     "unknown metric": (PLAN.replace('"exact"', '"exakt"'), "unknown metric 'exakt'"),
     "alpha": (PLAN.replace("alpha = 0.1", "alpha = 2"), "alpha"),
     "unknown task": (PLAN.replace("tasks.tone", "tasks.taste"), "planned task 'taste'"),
+    "options that are no table": (PLAN + "options = 7\n", "[tasks.tone] options is 7; it must be a table"),
+    "a head that is no table": (PLAN + "options = {head = 7}\n", "[tasks.tone] head must be a table"),
+    "negative seed": ("seed = -1" + PLAN, "seed is -1"),
     "no portfolio": (PLAN.replace("portfolio.json", "nothing.json"), "nothing.json"),
 }
 
@@ -209,6 +212,64 @@ def test_bad_rounds_change_nothing(folder: Path, capsys: pytest.CaptureFixture[s
     plan.write_text(content)
     assert left(folder) == before
     assert main(go_on(folder)) == 0
+
+
+def test_a_report_never_replaces_what_a_loop_lives_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Records that only the plan names, folds, journals and what serves: refused before anything is read."""
+    root = folder / "root"
+    (records,) = json.loads((root / "loop" / "plan.json").read_text())["records"]
+    before, content = left(folder), Path(records).read_bytes()
+    kept = (root / "loop" / "folds.json", root / "rounds" / "0000" / "journal.json", root / "current")
+    for target in (Path(records), folder / "ledger.db", *kept):
+        assert "name another file" in refused(go_on(folder, "--json", target), capsys)
+    assert (left(folder), Path(records).read_bytes()) == (before, content)
+
+
+# An empty list of folds is one that says nothing yet.
+DAMAGED = [
+    (name, content)
+    for name in ("folds.json", "start.json", "journal.json", "spent.json", "mood.jsonl")
+    for content in ("{}", "[]", "7", "{")
+    if (name, content) != ("spent.json", "{}")
+]
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGED)
+def test_damaged_files_of_a_loop_are_named(
+    name: str, content: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each says which file it is and what to do about it, in one line; nothing else is changed."""
+    root = folder / "root"
+    places = {"journal.json": root / "rounds" / "0000", "mood.jsonl": root / "loop" / "pairs" / "r0001"}
+    path = places.get(name, root / "loop") / name
+    path.write_text(content)
+    before = left(folder)
+    said = refused(go_on(folder), capsys)
+    assert f"{path} is" in said
+    assert "damaged" in said
+    assert "restore it" in said
+    assert {key: value for key, value in left(folder).items() if "rounds/0001" not in key} == before
+
+
+def test_a_damaged_journal_of_a_round_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be removed with its round; a round that was promoted goes on serving."""
+    assert main(go_on(folder)) == 0
+    path = folder / "root" / "rounds" / "0001" / "journal.json"
+    whole = json.loads(path.read_text())
+    begun = {**whole["begun"], "incumbent": 7}
+    for damaged in ([], {}, {**whole, "begun": begun}, {**whole, "steps": {"harvest": {}}}, {**whole, "begun": []}):
+        path.write_text(json.dumps(damaged))
+        said = refused(go_on(folder), capsys)
+        assert f"{path} is damaged" in said
+        assert f"restore it, or remove {path.parent} to lose the round" in said
+
+
+def test_a_student_of_another_tier_starts_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Found before anything is written: no ROOT is left."""
+    know(0, tier="tiny").save(folder / "other")
+    words = begin(folder, "--checkpoint", f"small@mood={folder / 'other'}", root="new")
+    assert "was made for the tier 'tiny', not for 'small'" in refused(words, capsys)
+    assert not (folder / "new").exists()
 
 
 def test_a_round_takes_a_plan_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,16 +29,6 @@ from router_core.promotion import rollback
 from router_core.release import Release
 
 
-@pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a loop that was started and has promoted a round, and its ledger."""
-    folder = tmp_path_factory.mktemp("between")
-    start(folder / "root", loop_records(), options=loop_options(), checkpoints=first_students(), distil=fake_distil)
-    stream(folder / "root", f"sqlite:///{folder / 'ledger.db'}", loop_records())
-    assert a_round(folder, options=loop_options(most=6), distil=lambda *_, **__: know(0, 1)).promoted
-    return folder
-
-
 @pytest.fixture
 def folder(played: Path, tmp_path: Path) -> Path:
     """A copy of it to change."""
