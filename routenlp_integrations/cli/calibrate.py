@@ -18,7 +18,7 @@ from routenlp_integrations.cli.claims import (
     check_claim,
 )
 from routenlp_integrations.cli.moments import SINCE_HELP, UNTIL_HELP
-from routenlp_integrations.cli.output import STDOUT, check_target, console, need_fit, write_json
+from routenlp_integrations.cli.output import STDOUT, check_outside, check_target, console, need_fit, write_json
 from routenlp_integrations.cli.progress import progress_bar
 
 __all__ = ["calibrate"]
@@ -55,6 +55,7 @@ def calibrate(
 ) -> None:
     """Certify the same router again: another risk, another level, or fresh calibration items."""
     check_claim(risk, delta, certify_by)
+    check_outside(out, "--out")
     check_target(json_file, "--json", taken=[bundle, *records, out])
     need_fit("calibrate a bundle")
     from routenlp_integrations.cli.report import facts, print_certificates, print_missing, print_uses

@@ -20,7 +20,7 @@ from routenlp_integrations.cli.claims import (
 )
 from routenlp_integrations.cli.encoders import STATIC_ONLY, encoder_names, trainers_of
 from routenlp_integrations.cli.moments import SINCE_HELP, UNTIL_HELP
-from routenlp_integrations.cli.output import STDOUT, check_target, console, need_fit, write_json
+from routenlp_integrations.cli.output import STDOUT, check_outside, check_target, console, need_fit, write_json
 from routenlp_integrations.cli.progress import progress_bar
 from router_core.errors import InputError
 
@@ -90,6 +90,7 @@ def fit(
             f"--preferences {preferences}: there is no such file; name one of preference records, with --encoder minilm"
         )
     encoders = encoder_names(encoder, finetune=finetune, preferences=preferences is not None)
+    check_outside(out, "--out")
     check_target(json_file, "--json", taken=[*records, out, portfolio, preferences])
     need_fit("fit a router")
     from routenlp_integrations.cli.report import (

@@ -95,7 +95,7 @@ def export(
 
     if what not in _WHAT:
         raise InputError(f"--what {what!r} is unknown; use records or routes")
-    check_target(out, "--out", SUFFIXES)
+    check_target(out, "--out", SUFFIXES, [url])
     reader = LedgerReader(url)
 
     told: list[str] = []
