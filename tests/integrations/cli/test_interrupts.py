@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from routenlp_integrations.cli.interrupts import asyncio_interrupts, noted_interrupts
 from router_core.errors import MissingExtraError
+
+
+@pytest.fixture(autouse=True)
+def handled() -> Iterator[None]:
+    """Python's own handler, as at a terminal: what a shell starts in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def interrupt() -> None:
