@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,11 @@ import pytest
 
 if TYPE_CHECKING:
     from router_core.ledger import Ledger
+
+
+def pytest_configure() -> None:
+    """No event loop but those that are asked for: one that asyncio makes unasked is closed by nobody, and warned of."""
+    asyncio.set_event_loop(None)
 
 
 def shared_data() -> Path | None:
