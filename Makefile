@@ -41,7 +41,7 @@ test-all: lint $(STAMPS)/wheel test-train test-decisions test-llama-low ## `make
 	cd $(STAMPS)/wheel-run && ROUTENLP_SHARED=$(CURDIR)/../shared ../../$(WHEEL_VENV)/bin/python -m pytest $(PARALLEL) tests
 
 test-train: $(STAMPS)/train ## the transformer router, in an environment with torch
-	$(TRAIN_VENV)/bin/python -m pytest $(PARALLEL) -m "$(TRAIN_TESTS)" tests/exporters tests/router_core/test_onnx_encoder.py
+	$(TRAIN_VENV)/bin/python -m pytest $(PARALLEL) -m "$(TRAIN_TESTS)" tests/exporters tests/benchmarks tests/router_core/test_onnx_encoder.py
 
 test-decisions: $(STAMPS)/decisions $(STAMPS)/test ## LangChain's decision models, on langchain-core 1.8
 	rm -rf $(STAMPS)/small-bundle

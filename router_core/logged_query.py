@@ -66,13 +66,18 @@ class LoggedQuery:
         route = self.plan.finish(route, self.router.lapses.why(route.scope))
         return route if self.log is None else self._kept(self.log, route, self.decision)
 
-    def leave(self, tier: str, answer: Callable[[], Answer], why: str) -> Route | None:
-        """Keep what is known of a query whose answer was shown in part; its audit, if chance chose it, asks anew.
+    def leave(self, tier: str, answer: Callable[[], Answer], why: str) -> None:
+        """Keep what is known of a query whose answer was shown in part; its audit, if chance chose it, asks anew."""
+        if self.log is not None:
+            self.left(tier, answer, why)
+
+    def left(self, tier: str, answer: Callable[[], Answer], why: str) -> Route | None:
+        """As `leave`, and tell the route with or without a log: what was paid, as far as it is known.
 
         Returns
         -------
         Route or None
-            With what was paid as far as it is known; None when nothing was shown.
+            None when nothing was shown.
         """
         with suppress(Exception):
             partial = answer()

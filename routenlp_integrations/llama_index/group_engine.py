@@ -264,7 +264,7 @@ class GroupEngine:
 
     def _cut(self, step: Step, query: GroupQuery, stream: Stream | AsyncStream, told: dict[str, Any], why: str) -> None:
         """Tell what is known of a stream that did not come to its end, of what was paid for it above all."""
-        route = query.leave(step, lambda: self._whole(step, query, stream), why)
+        route = query.left(step, lambda: self._whole(step, query, stream), why)
         if route is not None:
             told.update(told_of(route, self.name, query.answers))
 
