@@ -27,6 +27,7 @@ from router_core.grades import Grading, grade, grader
 from router_core.groups import hash_key
 from router_core.keys import hash_keys
 from router_core.ledger.reader import LedgerReader, LoggedAttempt, LoggedRoute, Moment, seconds
+from router_core.ledger.rows import logged_group
 from router_core.records import Records
 from router_core.splits import Prepared
 from router_core.student import Student
@@ -252,7 +253,7 @@ def _found(route: LoggedRoute, task: str, fence: Fence, rows: LoggedRows, row: i
         query, text, group = records.query_id[row], records.prompt[row], records.group[row]
         return Found(query, task, text, group, answer, usd, cost, row=row)
     text = route.text or ""
-    group = f"conversation {route.conversation}" if route.conversation else hash_key(text)
+    group = logged_group(route.conversation, text)
     return Found(rows.own_id(route.id), task, text, fence.groups.get(group, group), answer, usd, cost)
 
 

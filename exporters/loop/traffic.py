@@ -9,21 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from exporters.loop.near import groups_of_new
 from exporters.loop.work import Work
 from exporters.students.data import Pair
 from router_core.errors import InputError
-from router_core.groups import hash_key
 from router_core.ledger.reader import LedgerReader
-from router_core.ledger.rows import key_of
-from router_core.ledger.sample import Logged, logged_queries
+from router_core.ledger.rows import key_of, logged_group
+from router_core.ledger.sample import Logged, logged_texts
 
 __all__ = ["Traffic", "route_group", "settled_traffic"]
-
-_MOST = 200_000
-"""Logged queries whose near-duplicates are settled in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,18 +70,10 @@ def settled_traffic(
     InputError
         When texts are missing or are not what was routed, or there are too many to hold; without naming the ledger.
     """
-    every = list(islice(logged_queries(reader, work.options.plans, since, until, texts=True), _MOST + 1))
-    if len(every) > _MOST:
-        raise InputError(
-            f"more than {_MOST} queries were logged, too many to tell near-duplicates apart; certify on a shorter time "
-            "with --since or --until"
-        )
-    mute = sum(not (one.text or "").strip() for one in every)
-    if mute:
-        raise InputError(
-            f"{mute} of {len(every)} logged queries have no text, and the others are no random sample; log with "
-            "store_text=True, and keep texts until the round that certifies on them"
-        )
+    every = logged_texts(
+        reader, work.options.plans, since, until, shorter="certify on a shorter time with --since or --until",
+        keep="keep texts until the round that certifies on them",
+    )  # fmt: skip
     changed = sum(key_of(one.text or "") != one.key for one in every)
     if changed:
         raise InputError(
@@ -105,6 +92,6 @@ def settled_traffic(
 
 
 def route_group(work: Work, conversation: str | None, text: str | None) -> str:
-    """Group of a route: a conversation is known by its hash, what has none by its text, as records are."""
-    group = f"conversation {conversation}" if conversation else hash_key(text or "")
+    """Group of a route, by the name that the records' groups have where it is one of them."""
+    group = logged_group(conversation, text)
     return work.groups.get(group, group)

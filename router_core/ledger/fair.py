@@ -13,22 +13,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 import numpy as np
 
 from router_core.errors import InputError
 from router_core.fingerprints import checkpoint_declared, fingerprint_changed
-from router_core.groups import hash_key, merge_near_duplicates
+from router_core.groups import merge_near_duplicates
 from router_core.ledger.reader import LedgerReader, LoggedRoute, Moment
-from router_core.ledger.rows import key_of
-from router_core.ledger.sample import Logged, check_traffic, logged_queries, uniform_sample
+from router_core.ledger.rows import key_of, logged_group
+from router_core.ledger.sample import Logged, check_traffic, logged_queries, logged_texts, uniform_sample
 from router_core.portfolio import Portfolio
 
 __all__ = ["FairAudits", "fair_audits"]
-
-_MOST = 200_000
-"""Logged queries whose near-duplicates are settled in memory."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,12 @@ def fair_audits(
     """
     check_traffic(reader, tasks, since, until)
     if near:
-        every = _settled(list(islice(logged_queries(reader, tasks, since, until, texts=True), _MOST + 1)))
+        every = _settled(
+            logged_texts(
+                reader, tasks, since, until, shorter="take a shorter time (--since, --until)",
+                keep="take the time texts are kept of (--since)",
+            )
+        )  # fmt: skip
         traffic: Callable[[], Iterable[Logged]] = lambda: every  # noqa: E731
     else:
         traffic = lambda: logged_queries(reader, tasks, since, until)  # noqa: E731
@@ -167,7 +168,7 @@ class _Models:
             if self._certified is not None and tier in named:
                 if fingerprint_changed(self._certified, tier, model):
                     return f"answered by another model than the certified one ({tier} as {model!r})"
-                declared = self._certified.portfolio.tiers[self._certified.portfolio.index(tier)].model
+                declared = self._certified.portfolio.models[tier]
                 if not model and checkpoint_declared(declared) and attempt.whole and route.bundle not in self._bundles:
                     return f"answered by a model that is not named, under another bundle ({tier})"
                 if declared:
@@ -190,21 +191,7 @@ class _Models:
 
 def _settled(every: list[Logged]) -> list[Logged]:
     """The same queries by groups of near-duplicates, without their texts."""
-    if len(every) > _MOST:
-        raise InputError(
-            f"more than {_MOST} queries were logged, too many to tell near-duplicates apart; take a shorter time "
-            "(--since, --until)"
-        )
-    mute = sum(not (one.text or "").strip() for one in every)
-    if mute:
-        raise InputError(
-            f"{mute} of {len(every)} logged queries have no text, and the others are no random sample; log with "
-            "store_text=True, and take the time texts are kept of (--since)"
-        )
     texts = [one.text or "" for one in every]
-    keys = [
-        f"conversation {one.conversation}" if one.conversation else hash_key(text)
-        for one, text in zip(every, texts, strict=True)
-    ]
+    keys = [logged_group(one.conversation, one.text) for one in every]
     groups = merge_near_duplicates(texts, keys, [one.task for one in every], np.zeros(len(every), dtype=bool))
     return [replace(one, group=group, text=None, conversation=None) for one, group in zip(every, groups, strict=True)]

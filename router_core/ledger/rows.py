@@ -28,6 +28,7 @@ __all__ = [
     "Rows",
     "check_feedback",
     "key_of",
+    "logged_group",
     "route_entry",
     "rows_of",
 ]
@@ -183,6 +184,11 @@ Rows = dict[str, list[Row]]
 def key_of(text: str) -> str:
     """64-bit hash, in hex, of a text's group key (`router_core.keys.hash_keys` of one key)."""
     return _digest(hash_key(text))
+
+
+def logged_group(conversation: str | None, text: str | None) -> str:
+    """Group of a logged query: a conversation is known by its hash, what has none by its text, as records are."""
+    return f"conversation {conversation}" if conversation else hash_key(text or "")
 
 
 def conversation_group(conversation: str) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from router_core.certificate import clopper_pearson
@@ -27,10 +28,21 @@ from router_core.ledger.logged import iso
 from router_core.ledger.reader import LedgerReader, Moment, seconds
 from router_core.ledger.schema import tables
 
-__all__ = ["THIN_SALT", "Logged", "Sample", "check_traffic", "logged_queries", "moment_after", "uniform_sample"]
+__all__ = [
+    "THIN_SALT",
+    "Logged",
+    "Sample",
+    "check_traffic",
+    "logged_queries",
+    "logged_texts",
+    "moment_after",
+    "uniform_sample",
+]
 
 THIN_SALT = "routenlp-thin-v1"
 _PAGE = 2_000
+_MOST = 200_000
+"""Logged queries whose near-duplicates are settled in memory."""
 _SURE = 1.0 - 1e-6
 
 
@@ -244,6 +256,38 @@ def _check_drawn(total: int, audited: int, expected: float) -> None:
             f"{audited} of {total} logged queries are audited where about {expected:.0f} should be: rows of the "
             "ledger are missing, so what is left is no random sample"
         )
+
+
+def logged_texts(
+    reader: LedgerReader, tasks: Collection[str] | None, since: Moment, until: Moment, *, shorter: str, keep: str
+) -> list[Logged]:
+    """Every logged query with its text, whether audited or not, to settle near-duplicates among all of them.
+
+    Parameters
+    ----------
+    reader
+        An open ledger.
+    tasks
+        Names; all when None.
+    since, until
+        Bounds in time.
+    shorter, keep
+        What to do where there are too many, and where texts were not kept, for the message.
+
+    Raises
+    ------
+    InputError
+        When there are too many to hold, or texts are missing; without naming the ledger.
+    """
+    every = list(islice(logged_queries(reader, tasks, since, until, texts=True), _MOST + 1))
+    if len(every) > _MOST:
+        raise InputError(f"more than {_MOST} queries were logged, too many to tell near-duplicates apart; {shorter}")
+    if mute := sum(not (one.text or "").strip() for one in every):
+        raise InputError(
+            f"{mute} of {len(every)} logged queries have no text, and the others are no random sample; log with "
+            f"store_text=True, and {keep}"
+        )
+    return every
 
 
 def moment_after(at: float) -> str:

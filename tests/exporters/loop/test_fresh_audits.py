@@ -551,7 +551,7 @@ def test_near_duplicates_are_one_group_before_anything_is_drawn(folder: Path, tm
 
 def test_the_size_of_what_is_settled_is_bounded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than memory is meant for is refused, with a way on."""
-    monkeypatch.setattr("exporters.loop.traffic._MOST", 59)
+    monkeypatch.setattr("router_core.ledger.sample._MOST", 59)
     log(folder, texts(60))
     with pytest.raises(InputError, match=r"more than 59 queries were logged.* --since or --until"):
         fold_of(folder).draw(url(folder, "own.db"), tmp_path)

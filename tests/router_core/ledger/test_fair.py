@@ -196,7 +196,7 @@ def test_too_many_to_settle_are_refused(tmp_path: Path, ledger: Ledger, monkeypa
     for i in range(4):
         _log(ledger, _text(i), at=float(i))
     assert ledger.flush(10)
-    monkeypatch.setattr(fair, "_MOST", 3)
+    monkeypatch.setattr("router_core.ledger.sample._MOST", 3)
     with pytest.raises(InputError, match="more than 3 queries were logged"):
         _calib(tmp_path)
     assert len(_calib(tmp_path, since=1.0)) == 3
